@@ -1,0 +1,17 @@
+//! The rules: values and the time in, actions out.
+//!
+//! Nothing here knows tokio, a socket, a clock, a thread or a lock, so every rule can be tested by
+//! calling it. What a rule needs from the world (bytes that were read, milliseconds that passed, a
+//! random number) is handed to it.
+
+pub mod close;
+pub mod event;
+pub mod frame;
+pub mod grant;
+pub mod json;
+pub mod msg;
+pub mod pacing;
+pub mod path;
+pub mod paths;
+pub mod session;
+pub mod session_id;
