@@ -3,5 +3,7 @@
 pub mod api;
 pub mod gateway;
 pub mod hub;
+pub mod lifecycle;
+pub mod metrics;
 pub mod proto;
 pub mod relay;

@@ -1,0 +1,10 @@
+//! Stub: all metric families.
+
+#[derive(Debug, Default)]
+pub struct Metrics;
+
+impl Metrics {
+    pub fn encode(&self) -> String {
+        "# HELP pathcast_stub x\n".to_owned()
+    }
+}
