@@ -114,13 +114,22 @@ impl Relay {
 
     /// Broadcasts. The order of calls is the order of messages: the message takes its place when
     /// this is called, the future only waits for the answer.
-    pub fn publish(&self, path: Path, content: Content) -> impl Future<Output = Result<Receipt, Refusal>> + Send + 'static {
+    pub fn publish(
+        &self,
+        path: Path,
+        content: Content,
+    ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + 'static {
         let _ = (path, content);
         async { Ok(Receipt { id: uuid::Uuid::now_v7(), receivers: 0 }) }
     }
 
     /// Sends to one session; in one order with `publish`.
-    pub fn unicast(&self, to: SessionId, reach: Reach, content: Content) -> impl Future<Output = Result<(), Refusal>> + Send + 'static {
+    pub fn unicast(
+        &self,
+        to: SessionId,
+        reach: Reach,
+        content: Content,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send + 'static {
         let _ = (to, reach, content);
         async { Err(Refusal::Gone) }
     }
@@ -142,7 +151,13 @@ impl Relay {
     }
 
     /// `path`: a concrete path or a configured path's text. `limit` ≥ 1.
-    pub async fn list(&self, path: Option<String>, after: Option<SessionId>, limit: usize, grant: Grant) -> Result<Page, Refusal> {
+    pub async fn list(
+        &self,
+        path: Option<String>,
+        after: Option<SessionId>,
+        limit: usize,
+        grant: Grant,
+    ) -> Result<Page, Refusal> {
         let _ = (path, after, limit, grant);
         Ok(Page { sessions: Vec::new(), cursor: None, missing: Vec::new() })
     }
