@@ -265,3 +265,128 @@ pub fn accepted(state: &State, caller: &Caller, path: &Path, receipt: Receipt) -
     });
     Accepted { id: receipt.id.to_string(), receivers: receipt.receivers, hint }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::fixture::{Door, PUBLISH_BYTES_MAX};
+
+    async fn check(target: &str, content_type: &str, body: impl Into<Vec<u8>>, expected: &str) {
+        let body = body.into();
+        let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+        let answer = Door::keyless().post(target, content_type, body).await;
+        assert_eq!(answer.slug(), expected, "{target} {content_type} {shown}: {}", answer.text);
+    }
+
+    #[tokio::test]
+    async fn a_broadcast_that_nobody_hears_is_taken_and_says_so() {
+        let answer = Door::keyless().post("/v1/publish/ws/a", "json", r#"{"payload":1}"#).await;
+        let told = answer.json();
+        assert_eq!(answer.status, 202);
+        assert_eq!(told["receivers"], 0);
+        assert!(told["id"].as_str().is_some_and(|id| id.len() == 36));
+        assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("/ws/a")), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_path_is_the_raw_rest_of_the_url() {
+        for good in ["/ws/a", "/", "/ws/rooms/1", "/ws/rooms/a%2Fb", "/ws/rooms/%C3%A9", "/other"] {
+            check(&format!("/v1/publish{good}"), "text", "x", "202").await;
+        }
+        for bad in ["/ws/A", "/ws/a/", "/ws%2Fa", "//", "/ws/rooms/", "/ws/rooms/{room}", "/ws/%61"]
+        {
+            check(&format!("/v1/publish{bad}"), "text", "x", "unknown-path").await;
+        }
+        let long = format!("/v1/publish/{}", "x".repeat(3000));
+        let answer = Door::keyless().post(&long, "text", "x").await;
+        assert_eq!(answer.slug(), "unknown-path");
+        let detail = answer.json()["detail"].as_str().expect("text").to_owned();
+        assert!(detail.len() < 400 && detail.contains("/ws/rooms/{room}"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn the_content_type_decides() {
+        let path = "/v1/publish/ws/a";
+        check(path, "json", r#"{"payload":"x"}"#, "202").await;
+        check(path, "application/json; charset=utf-8", r#"{"payload":"x"}"#, "202").await;
+        check(path, "text", "{", "202").await;
+        check(path, "binary", b"\xff\x00".to_vec(), "202").await;
+        check(path, "text; charset=latin1", "x", "unsupported-type").await;
+        check(path, "application/x-www-form-urlencoded", "x", "unsupported-type").await;
+        check(path, "ndjson", "{}", "unsupported-type").await;
+        let answer = Door::keyless().ask("POST", path, &[], "{}").await;
+        assert_eq!((answer.status, answer.slug().as_str()), (415, "unsupported-type"));
+        assert!(answer.text.contains("curl --json"), "{}", answer.text);
+    }
+
+    #[tokio::test]
+    async fn a_bad_body_is_refused() {
+        let path = "/v1/publish/ws/a";
+        check(path, "json", "", "not-json").await;
+        check(path, "json", "{\"payload\":", "not-json").await;
+        check(path, "json", b"{\"payload\":\"\xff\"}".to_vec(), "not-json").await;
+        check(path, "json", "[1]", "not-an-object").await;
+        check(path, "json", "null", "not-an-object").await;
+        check(path, "text", b"\xff".to_vec(), "not-utf8").await;
+        check(path, "text", "", "nothing-to-send").await;
+        check(path, "json", "{}", "nothing-to-send").await;
+        check(path, "json", r#"{"payload":""}"#, "nothing-to-send").await;
+        check(path, "json", r#"{"payload":{"type":"Buffer","data":7}}"#, "bad-buffer").await;
+        check(path, "json", r#"{"payload":1,"_session":"x"}"#, "bad-session").await;
+        check(path, "json", r#"{"payload":1,"_session":{}}"#, "bad-session").await;
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_and_one_of_the_limit_is_not() {
+        let path = "/v1/publish/ws/a";
+        check(path, "text", "x".repeat(PUBLISH_BYTES_MAX), "202").await;
+        check(path, "text", "x".repeat(PUBLISH_BYTES_MAX + 1), "too-big").await;
+        let announced =
+            [("content-type", "text/plain"), ("content-length", "99999999999999999999")];
+        let answer = Door::keyless().ask("POST", path, &announced, "x").await;
+        assert_eq!(answer.slug(), "202", "a length that is none is hyper's to refuse");
+        let announced = [("content-type", "text/plain"), ("content-length", "1001")];
+        let answer = Door::keyless().ask("POST", path, &announced, "x").await;
+        assert_eq!(answer.slug(), "too-big");
+        assert!(answer.text.contains("publish_bytes_max") && answer.text.contains("1000"));
+    }
+
+    #[tokio::test]
+    async fn a_session_may_be_named_in_the_msg_or_in_the_url() {
+        let id = SessionId::MIN.to_string();
+        let msg = |id: &str| format!(r#"{{"payload":1,"_session":{{"type":"websocket","id":"{id}"}}}}"#);
+        let path = "/v1/publish/ws/a";
+        let one = format!("{path}?session={id}");
+        check(path, "json", msg(&id), "session-gone").await;
+        check(path, "json", msg("nobody's"), "session-gone").await;
+        check(path, "json", r#"{"payload":1,"_session":null}"#, "202").await;
+        check(&one, "text", "x", "session-gone").await;
+        check(&one, "json", msg(&id), "session-gone").await;
+        check(&one, "json", r#"{"payload":1}"#, "session-gone").await;
+        check(&one, "json", msg("nobody's"), "session-mismatch").await;
+        check(&one, "text", "", "nothing-to-send").await;
+        check(&format!("{path}?session="), "text", "x", "session-gone").await;
+        check(&format!("{path}?sessoin={id}"), "text", "x", "bad-parameter").await;
+        check(&format!("{one}&session={id}"), "text", "x", "bad-parameter").await;
+    }
+
+    #[tokio::test]
+    async fn a_key_publishes_to_its_paths_only() {
+        let door = Door::keyed();
+        let headers = [("authorization", "Bearer publish"), ("content-type", "text/plain")];
+        for (path, expected) in [
+            ("/ws/a", "202"),
+            ("/ws/rooms/1", "202"),
+            ("/ws/none", "unknown-path"),
+            ("/other", "forbidden-path"),
+            ("/", "forbidden-path"),
+            ("/none", "forbidden-path"),
+        ] {
+            let answer = door.ask("POST", &format!("/v1/publish{path}"), &headers, "x").await;
+            assert_eq!(answer.slug(), expected, "{path}");
+            if expected == "unknown-path" {
+                assert!(!answer.text.contains("/other"), "a path that the key may not know");
+            }
+        }
+    }
+}

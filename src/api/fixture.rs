@@ -1,0 +1,199 @@
+//! The door with a relay behind it and no socket before it, for the tests of its nouns.
+//!
+//! Every answer that passes through here is held against the OpenAPI document.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tower::ServiceExt;
+
+use crate::api::{Config, Key, Scope, State, calls, openapi, router};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::proto::grant::{Glob, Grant};
+use crate::proto::paths::{Configured, Paths, Pattern};
+use crate::relay::Relay;
+
+/// What the fixture's door takes as one msg.
+pub const PUBLISH_BYTES_MAX: usize = 1000;
+
+/// What it takes as one batch.
+pub const BATCH_BYTES_MAX: usize = 20_000;
+
+pub struct Door {
+    router: Router,
+    document: Value,
+    pub lifecycle: Lifecycle,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// Of an event stream: its first piece.
+    pub text: String,
+}
+
+impl Door {
+    /// For this machine only.
+    pub fn keyless() -> Door {
+        Door::new(Vec::new())
+    }
+
+    /// With a key for each scope, its token being the scope's name, for `/ws/**` only.
+    pub fn keyed() -> Door {
+        let scopes =
+            [Scope::Publish, Scope::Sessions, Scope::Events, Scope::Metrics, Scope::Admin];
+        let key = |scope: Scope| Key {
+            name: scope.as_str().to_owned(),
+            sha256: Sha256::digest(scope.as_str()).into(),
+            scopes: vec![scope],
+            grant: Grant::Globs(Arc::new([Glob::parse("/ws/**").expect("a glob")])),
+        };
+        Door::new(scopes.map(key).into())
+    }
+
+    fn new(keys: Vec<Key>) -> Door {
+        let config = Config {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            keys,
+            publish_bytes_max: PUBLISH_BYTES_MAX,
+            batch_bytes_max: BATCH_BYTES_MAX,
+        };
+        let lifecycle = Lifecycle::default();
+        let metrics = Arc::new(Metrics::default());
+        let state = State::new(config, relay(), metrics, lifecycle.clone());
+        let document = serde_json::to_value(openapi::document(calls())).expect("a document");
+        Door { router: router(state), document, lifecycle }
+    }
+
+    pub async fn get(&self, target: &str) -> Answer {
+        self.ask("GET", target, &[], "").await
+    }
+
+    /// Posts a body of this content type, a short name of one of ours.
+    pub async fn post(&self, target: &str, content_type: &str, body: impl Into<Body>) -> Answer {
+        let content_type = match content_type {
+            "json" => "application/json",
+            "ndjson" => "application/x-ndjson",
+            "text" => "text/plain",
+            "binary" => "application/octet-stream",
+            other => other,
+        };
+        self.ask("POST", target, &[("content-type", content_type)], body).await
+    }
+
+    pub async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(target);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "localhost:8081");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).expect("a good request");
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        let (parts, mut body) = response.into_parts();
+        let is_stream = parts.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let bytes = if is_stream {
+            let first = body.frame().await.expect("a stream begins");
+            first.expect("a stream cannot fail").into_data().expect("data")
+        } else {
+            body.collect().await.expect("an answer ends well").to_bytes()
+        };
+        let text = String::from_utf8(bytes.into()).expect("answers are text");
+        let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, text };
+        self.check(&method, &path, &answer);
+        answer
+    }
+
+    /// The document tells of this answer.
+    #[track_caller]
+    fn check(&self, method: &Method, path: &str, answer: &Answer) {
+        let what = format!("{method} {path} {}: {}", answer.status, answer.text);
+        let content_type = answer.headers.get("content-type").map(|kind| kind.to_str().expect("text"));
+        let slug = (content_type == Some("application/problem+json")).then(|| answer.slug());
+        if let Some(slug) = &slug {
+            let problem = answer.json();
+            assert_eq!(problem["status"], answer.status, "{what}");
+            assert_eq!(problem["instance"], path, "{what}");
+            assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{what}");
+            let types = &self.document["components"]["schemas"]["ProblemType"]["enum"];
+            assert!(types.as_array().expect("a list").contains(&problem["type"]), "{what}");
+            if ["unknown-route", "method-not-allowed"].contains(&slug.as_str()) {
+                return;
+            }
+        }
+        // Fallbacks demand a key as well, whatever the path is.
+        let Some(item) = self.item(path) else { return assert!(answer.status >= 400, "{what}") };
+        let Some(operation) = item.get(method.as_str().to_lowercase()) else { return };
+        let response = &operation["responses"][answer.status.to_string()];
+        assert!(response.is_object(), "undocumented: {what}");
+        if answer.text.is_empty() {
+            return;
+        }
+        let content_type = content_type.expect("a body has a type");
+        let essence = content_type.split(';').next().expect("it has a beginning");
+        let documented = response["content"].as_object().expect("it has content");
+        let is_documented = documented.keys().any(|known| known.split(';').next() == Some(essence));
+        assert!(is_documented, "{what}: {content_type}");
+        if let Some(slug) = slug {
+            let described = response["description"].as_str().expect("it is described");
+            assert!(described.contains(&format!("`{slug}`")), "undocumented: {what}");
+        }
+    }
+
+    /// The document's item for a path, the one with the fewest parts.
+    fn item(&self, path: &str) -> Option<&Value> {
+        let paths = self.document["paths"].as_object().expect("an object");
+        let fits = |template: &str| match template.split_once('{') {
+            None => template == path,
+            Some((before, part)) => path.strip_prefix(before).is_some_and(|rest| {
+                !rest.is_empty() && (part == "path}" || !rest.contains('/'))
+            }),
+        };
+        let mut found: Vec<_> = paths.iter().filter(|(template, _)| fits(template)).collect();
+        found.sort_by_key(|(template, _)| template.contains('{'));
+        found.first().map(|(_, item)| *item)
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The slug of a problem; else the status.
+    #[track_caller]
+    pub fn slug(&self) -> String {
+        if self.status < 400 {
+            return self.status.to_string();
+        }
+        let kind = self.json()["type"].as_str().expect("a problem has a type").to_owned();
+        kind.strip_prefix("/problems/").expect("of ours").to_owned()
+    }
+}
+
+/// A relay with these paths and without any session.
+fn relay() -> Arc<Relay> {
+    let mut paths = Paths::default();
+    for text in ["/", "/ws/a", "/ws/rooms/{room}", "/other"] {
+        let pattern = Pattern::parse(text).expect("a pattern");
+        paths.add(Configured::new(pattern)).expect("not there yet");
+    }
+    Arc::new(Relay { stub_paths: Arc::new(paths) })
+}
