@@ -248,15 +248,17 @@ impl Door {
 }
 
 fn parse(text: &[u8]) -> Result<Item<'_>, Problem> {
+    let bad = |what: &dyn std::fmt::Display| {
+        let detail = format!("an item is {{\"path\":\"/…\",\"msg\":{{…}}}} and no more: {what}");
+        Problem::new(Kind::BadItem, detail)
+    };
     let text = body::text(text)?;
-    serde_json::from_str(text).map_err(|error| {
-        if error.is_data() {
-            let detail =
-                format!("an item is {{\"path\":\"/…\",\"msg\":{{…}}}} and no more: {error}");
-            return Problem::new(Kind::BadItem, detail);
-        }
-        Problem::new(Kind::NotJson, format!("an item is one JSON object: {error}"))
-    })
+    let item: Item<'_> = serde_json::from_str(text).map_err(|error| match error.is_data() {
+        true => bad(&error),
+        false => Problem::new(Kind::NotJson, format!("an item is one JSON object: {error}")),
+    })?;
+    // serde would take an array of the members, too.
+    if text.trim_ascii_start().starts_with('{') { Ok(item) } else { Err(bad(&"it is an array")) }
 }
 
 fn refused(problem: Problem, index: usize) -> Outcome {
@@ -409,7 +411,9 @@ impl Items for Lines {
 mod tests {
     use super::*;
     use crate::api::body::Budget;
+    use crate::api::fixture::{BATCH_BYTES_MAX, Door, PUBLISH_BYTES_MAX};
     use proptest::prelude::*;
+    use serde_json::Value;
 
     async fn all(mut items: impl Items) -> Vec<Result<String, Kind>> {
         let mut found = Vec::new();
@@ -484,5 +488,119 @@ mod tests {
                 text.lines().filter(|line| !line.is_empty()).map(|line| Ok(line.to_owned())).collect();
             prop_assert_eq!(found, expected);
         }
+    }
+
+    /// What became of the items, as status and slug; the receipts' ids are their own.
+    async fn outcomes(content_type: &str, body: impl Into<Body>) -> Vec<String> {
+        let answer = Door::keyless().post("/v1/publish", content_type, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(answer.headers["content-type"].to_str().expect("text").ends_with(content_type));
+        let items: Vec<Value> = match content_type {
+            "json" => answer.json().as_array().expect("an array").clone(),
+            _ => {
+                answer.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+            }
+        };
+        let told = |(index, item): (usize, &Value)| {
+            let Some(problem) = item.get("problem") else {
+                assert_eq!(item["receivers"], 0);
+                return item["status"].to_string();
+            };
+            assert_eq!(item["status"], problem["status"]);
+            assert_eq!(problem["instance"], format!("/v1/publish#{index}"));
+            let slug = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
+            slug.expect("one of ours").to_owned()
+        };
+        items.iter().enumerate().map(told).collect()
+    }
+
+    /// Each item is tried alone and between two good ones, in both forms.
+    async fn item(text: &str, expected: &str) {
+        let good = r#"{"path":"/ws/a","msg":{"payload":1}}"#;
+        let lines = format!("{good}\n{text}\n{good}");
+        assert_eq!(outcomes("ndjson", lines).await, ["202", expected, "202"], "{text}");
+        if serde_json::from_str::<IgnoredAny>(text).is_ok() {
+            let array = format!("[{good},{text},{good}]");
+            assert_eq!(outcomes("json", array).await, ["202", expected, "202"], "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_item_stops_no_other() {
+        item(r#"{"msg":{"payload":null},"path":"/ws/rooms/x"}"#, "202").await;
+        item(r#"{"path":"\u002fws/a","msg":{"payload":1}}"#, "202").await;
+        item(r#"{"path":"/ws/a"}"#, "bad-item").await;
+        item(r#"{"msg":{}}"#, "bad-item").await;
+        item(r#"{"path":"/ws/a","msg":{"payload":1},"more":1}"#, "bad-item").await;
+        item(r#"{"path":"/ws/a","path":"/ws/a","msg":{"payload":1}}"#, "bad-item").await;
+        item(r#"{"path":7,"msg":{"payload":1}}"#, "bad-item").await;
+        item("[]", "bad-item").await;
+        item("7", "bad-item").await;
+        item("{", "not-json").await;
+        item(r#"{"path":"/ws/a","msg":{}} {}"#, "not-json").await;
+        item(r#"["/ws/a",{"payload":1}]"#, "bad-item").await;
+        item(r#"{"path":"/ws/none","msg":{"payload":1}}"#, "unknown-path").await;
+        item(r#"{"path":"","msg":{"payload":1}}"#, "unknown-path").await;
+        item(r#"{"path":"/ws/a","msg":[]}"#, "not-an-object").await;
+        item(r#"{"path":"/ws/a","msg":{}}"#, "nothing-to-send").await;
+        item(r#"{"path":"/ws/a","msg":{"payload":1,"_session":7}}"#, "bad-session").await;
+        let gone =
+            r#"{"path":"/ws/a","msg":{"payload":1,"_session":{"type":"websocket","id":"x"}}}"#;
+        item(gone, "session-gone").await;
+        let long = |count| {
+            let text = "x".repeat(count - r#"{"payload":""}"#.len());
+            format!(r#"{{"path":"/ws/a","msg":{{"payload":"{text}"}}}}"#)
+        };
+        item(&long(PUBLISH_BYTES_MAX), "202").await;
+        item(&long(PUBLISH_BYTES_MAX + 1), "too-big").await;
+        item(&long(PUBLISH_BYTES_MAX + 9000), "too-big").await;
+        let not_utf8 = b"{\"path\":\"/ws/a\",\"msg\":{\"payload\":\"\xff\"}}".to_vec();
+        assert_eq!(outcomes("ndjson", not_utf8).await, ["not-utf8"]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_none_is_refused_as_a_whole() {
+        assert_eq!(outcomes("json", " [ ] ").await, [""; 0]);
+        assert_eq!(outcomes("ndjson", "\n \r\n").await, [""; 0]);
+        let door = Door::keyless();
+        let good = r#"{"path":"/ws/a","msg":{"payload":1}}"#;
+        for (content_type, body, expected) in [
+            ("json", good.to_owned(), "not-json"),
+            ("json", format!("[{good}"), "not-json"),
+            ("json", String::new(), "not-json"),
+            ("json", " ".repeat(BATCH_BYTES_MAX + 1), "too-big"),
+            ("text", good.to_owned(), "unsupported-type"),
+        ] {
+            let answer = door.post("/v1/publish", content_type, body).await;
+            assert_eq!(answer.slug(), expected, "{}", answer.text);
+        }
+        let answer = door.post("/v1/publish?session=x", "ndjson", good).await;
+        assert_eq!(answer.slug(), "bad-parameter");
+        let length = (BATCH_BYTES_MAX + 1).to_string();
+        let announced = [("content-type", "application/x-ndjson"), ("content-length", &*length)];
+        assert_eq!(door.ask("POST", "/v1/publish", &announced, good).await.slug(), "too-big");
+    }
+
+    #[tokio::test]
+    async fn many_items_are_answered_in_order() {
+        let mut items = String::new();
+        let mut expected = Vec::new();
+        for index in 0..400 {
+            let (path, outcome) = [("/ws/a", "202"), ("/no", "unknown-path")][index % 7 / 6];
+            items += &format!("{{\"path\":\"{path}\",\"msg\":{{\"payload\":1}}}}\n");
+            expected.push(outcome);
+        }
+        assert_eq!(outcomes("ndjson", items.clone()).await, expected);
+        let array = format!("[{}]", items.trim_end().replace('\n', ","));
+        assert_eq!(outcomes("json", array).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_key_publishes_items_to_its_paths_only() {
+        let headers =
+            [("authorization", "Bearer publish"), ("content-type", "application/x-ndjson")];
+        let body = r#"{"path":"/other","msg":{"payload":1}}"#;
+        let answer = Door::keyed().ask("POST", "/v1/publish", &headers, body).await;
+        assert_eq!(answer.json()["problem"]["type"], "/problems/forbidden-path");
     }
 }

@@ -161,6 +161,7 @@ fn written(heard: Heard) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::fixture::Door;
     use crate::proto::grant::Grant;
     use crate::proto::path::Path;
     use crate::proto::paths::{Configured, Pattern};
@@ -200,5 +201,22 @@ mod tests {
         let expected: &[u8] = b"id: x-0\nevent: message\ndata: {\"id\":\"x-0\"}\n\n";
         assert_eq!(written(event), expected);
         assert_eq!(written(Heard::Gap(7)), &b"event: gap\ndata: {\"missed\":7}\n\n"[..]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_begins_at_once() {
+        let door = Door::keyless();
+        for path in ["/", "/ws/a", "/ws/rooms/1", "/ws/rooms/%7Broom%7D", "/ws/rooms/{room}"] {
+            let answer = door.get(&format!("/v1/events{path}")).await;
+            assert_eq!((answer.status, answer.text.as_str()), (200, ":\n\n"), "{path}");
+            assert_eq!(answer.headers["cache-control"], "no-store");
+        }
+        for path in ["/ws/b", "/ws/rooms/{x}", "/ws"] {
+            assert_eq!(door.get(&format!("/v1/events{path}")).await.slug(), "unknown-path");
+        }
+        assert_eq!(door.get("/v1/events/ws/a?since=1").await.slug(), "bad-parameter");
+        let headers = [("authorization", "Bearer events")];
+        let answer = Door::keyed().ask("GET", "/v1/events/other", &headers, "").await;
+        assert_eq!(answer.slug(), "forbidden-path");
     }
 }

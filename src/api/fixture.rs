@@ -14,7 +14,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
 
-use crate::api::{Config, Key, Scope, State, calls, openapi, router};
+use crate::api::router::{calls, router};
+use crate::api::{Config, Key, Scope, State, openapi};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::grant::{Glob, Grant};
@@ -30,7 +31,6 @@ pub const BATCH_BYTES_MAX: usize = 20_000;
 pub struct Door {
     router: Router,
     document: Value,
-    pub lifecycle: Lifecycle,
 }
 
 pub struct Answer {
@@ -48,8 +48,7 @@ impl Door {
 
     /// With a key for each scope, its token being the scope's name, for `/ws/**` only.
     pub fn keyed() -> Door {
-        let scopes =
-            [Scope::Publish, Scope::Sessions, Scope::Events, Scope::Metrics, Scope::Admin];
+        let scopes = [Scope::Publish, Scope::Sessions, Scope::Events, Scope::Metrics, Scope::Admin];
         let key = |scope: Scope| Key {
             name: scope.as_str().to_owned(),
             sha256: Sha256::digest(scope.as_str()).into(),
@@ -60,17 +59,8 @@ impl Door {
     }
 
     fn new(keys: Vec<Key>) -> Door {
-        let config = Config {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            keys,
-            publish_bytes_max: PUBLISH_BYTES_MAX,
-            batch_bytes_max: BATCH_BYTES_MAX,
-        };
-        let lifecycle = Lifecycle::default();
-        let metrics = Arc::new(Metrics::default());
-        let state = State::new(config, relay(), metrics, lifecycle.clone());
         let document = serde_json::to_value(openapi::document(calls())).expect("a document");
-        Door { router: router(state), document, lifecycle }
+        Door { router: router(state(keys)), document }
     }
 
     pub async fn get(&self, target: &str) -> Answer {
@@ -107,7 +97,8 @@ impl Door {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let Ok(response) = self.router.clone().oneshot(request).await;
         let (parts, mut body) = response.into_parts();
-        let is_stream = parts.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let is_stream =
+            parts.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
         let bytes = if is_stream {
             let first = body.frame().await.expect("a stream begins");
             first.expect("a stream cannot fail").into_data().expect("data")
@@ -124,7 +115,8 @@ impl Door {
     #[track_caller]
     fn check(&self, method: &Method, path: &str, answer: &Answer) {
         let what = format!("{method} {path} {}: {}", answer.status, answer.text);
-        let content_type = answer.headers.get("content-type").map(|kind| kind.to_str().expect("text"));
+        let content_type =
+            answer.headers.get("content-type").map(|kind| kind.to_str().expect("text"));
         let slug = (content_type == Some("application/problem+json")).then(|| answer.slug());
         if let Some(slug) = &slug {
             let problem = answer.json();
@@ -161,9 +153,9 @@ impl Door {
         let paths = self.document["paths"].as_object().expect("an object");
         let fits = |template: &str| match template.split_once('{') {
             None => template == path,
-            Some((before, part)) => path.strip_prefix(before).is_some_and(|rest| {
-                !rest.is_empty() && (part == "path}" || !rest.contains('/'))
-            }),
+            Some((before, part)) => path
+                .strip_prefix(before)
+                .is_some_and(|rest| !rest.is_empty() && (part == "path}" || !rest.contains('/'))),
         };
         let mut found: Vec<_> = paths.iter().filter(|(template, _)| fits(template)).collect();
         found.sort_by_key(|(template, _)| template.contains('{'));
@@ -186,6 +178,18 @@ impl Answer {
         let kind = self.json()["type"].as_str().expect("a problem has a type").to_owned();
         kind.strip_prefix("/problems/").expect("of ours").to_owned()
     }
+}
+
+/// What a door with these keys shares.
+pub fn state(keys: Vec<Key>) -> State {
+    let config = Config {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        keys,
+        publish_bytes_max: PUBLISH_BYTES_MAX,
+        batch_bytes_max: BATCH_BYTES_MAX,
+    };
+    let (metrics, lifecycle) = (Arc::new(Metrics::default()), Lifecycle::default());
+    State::new(config, relay(), metrics, lifecycle)
 }
 
 /// A relay with these paths and without any session.

@@ -20,17 +20,15 @@ mod patience;
 mod problem;
 mod publish;
 mod query;
+mod router;
 mod sessions;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::routing::MethodRouter;
-use axum::{Router, extract, middleware};
+use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,11 +38,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::auth::Access;
 use crate::api::body::Budget;
-use crate::api::call::Call;
 use crate::api::patience::Patient;
-use crate::api::problem::{Kind, Problem};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::grant::Grant;
@@ -132,7 +127,8 @@ impl State {
         lifecycle: Lifecycle,
     ) -> State {
         let bytes_max = config.batch_bytes_max.max(config.publish_bytes_max);
-        let document = openapi::document(calls()).to_json().expect("strings and lists only");
+        let document =
+            openapi::document(router::calls()).to_json().expect("strings and lists only");
         State(Arc::new(Shared {
             config,
             relay,
@@ -156,7 +152,7 @@ impl Deref for State {
 /// Answers whoever connects, until the pod leaves: while it drains as always, after that the
 /// requests in flight only.
 pub async fn serve(listener: TcpListener, state: State) {
-    let router = router(state.clone());
+    let router = router::router(state.clone());
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let closing = state.lifecycle.closing();
     loop {
@@ -209,170 +205,120 @@ async fn connection(socket: TcpStream, router: Router, closing: CancellationToke
     }
 }
 
-/// Every call there is.
-fn calls() -> Vec<Call> {
-    [
-        publish::calls(),
-        batch::calls(),
-        sessions::calls(),
-        paths::calls(),
-        events::calls(),
-        health::calls(),
-        openapi::calls(),
-        console::calls(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-fn router(state: State) -> Router {
-    let mut routes = BTreeMap::<&str, MethodRouter<State>>::new();
-    for call in calls() {
-        let (state, access) = (state.clone(), call.access);
-        let admit = move |request, next| auth::admit(state.clone(), access, request, next);
-        let handler = call.handler.route_layer(middleware::from_fn(admit));
-        let route = routes.remove(call.route).unwrap_or_default();
-        routes.insert(call.route, route.merge(handler));
-    }
-    let mut router = Router::new();
-    for (route, handlers) in routes {
-        router = router.route(route, handlers.fallback(wrong_method));
-    }
-    router.fallback(unknown_route).with_state(state).layer(middleware::from_fn(problem::finish))
-}
-
-async fn wrong_method(extract::State(state): extract::State<State>, request: Request) -> Problem {
-    let (parts, _) = request.into_parts();
-    if let Err(problem) = auth::caller(&state.config, Access::Key, &parts) {
-        return problem;
-    }
-    let detail = format!("{} is not for this call; Allow says what is", parts.method);
-    Problem::new(Kind::MethodNotAllowed, detail)
-}
-
-async fn unknown_route(extract::State(state): extract::State<State>, request: Request) -> Problem {
-    let (parts, _) = request.into_parts();
-    match auth::caller(&state.config, Access::Key, &parts) {
-        Ok(_) => Problem::new(
-            Kind::UnknownRoute,
-            "there is no such call: GET /openapi.json lists them, and publishing is POST \
-             /v1/publish/…",
-        ),
-        Err(problem) => problem,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
-    use crate::api::fixture::Door;
+    use crate::api::fixture::{PUBLISH_BYTES_MAX, state};
 
-    /// What each call is asked with, by the scope that opens it; `-` for any key, `+` for none.
-    const CALLS: &[(&str, &str, &str)] = &[
-        ("POST", "/v1/publish/ws/a", "publish"),
-        ("POST", "/v1/publish/", "publish"),
-        ("POST", "/v1/publish", "publish"),
-        ("GET", "/v1/sessions", "sessions"),
-        ("GET", "/v1/sessions/x", "sessions"),
-        ("POST", "/v1/sessions/x", "publish"),
-        ("DELETE", "/v1/sessions/x", "sessions"),
-        ("GET", "/v1/paths", "publish sessions events"),
-        ("GET", "/v1/events/ws/a", "events"),
-        ("GET", "/v1/events/", "events"),
-        ("GET", "/metrics", "metrics"),
-        ("GET", "/openapi.json", "-"),
-        ("GET", "/", "+"),
-        ("GET", "/livez", "+"),
-        ("GET", "/readyz", "+"),
-    ];
+    /// A connection to a door of its own, and what makes it leave.
+    async fn connect() -> (TcpStream, Lifecycle) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let state = state(Vec::new());
+        let lifecycle = state.lifecycle.clone();
+        lifecycle.spawn(serve(listener, state));
+        (TcpStream::connect(addr).await.expect("it listens"), lifecycle)
+    }
+
+    /// What comes until it has this text, or the end.
+    async fn read_until(socket: &mut TcpStream, text: &str) -> String {
+        let mut all = Vec::new();
+        let reading = async {
+            while !String::from_utf8_lossy(&all).contains(text) {
+                if socket.read_buf(&mut all).await.expect("it can be read") == 0 {
+                    break;
+                }
+            }
+        };
+        timeout(Duration::from_secs(10), reading).await.expect("an answer in time");
+        String::from_utf8(all).expect("text")
+    }
+
+    async fn say(socket: &mut TcpStream, text: &str) {
+        socket.write_all(text.as_bytes()).await.expect("it can be written");
+    }
+
+    const POST: &str = "POST /v1/publish/ws/a HTTP/1.1\r\nhost: localhost\r\n";
 
     #[tokio::test]
-    async fn a_call_is_open_to_its_scopes_and_to_nobody_else() {
-        let door = Door::keyed();
-        assert_eq!(CALLS.len(), calls().len());
-        for &(method, target, opened_by) in CALLS {
-            for token in ["publish", "sessions", "events", "metrics", "admin", "nonsense", ""] {
-                let authorization = format!("Bearer {token}");
-                let headers = [("authorization", authorization.as_str()), ("host", "any.example")];
-                let slug = door.ask(method, target, &headers, "").await.slug();
-                let refused = match slug.as_str() {
-                    "unauthorized" | "forbidden-scope" => Some(slug.as_str()),
-                    _ => None,
-                };
-                let is_key = !token.is_empty() && token != "nonsense";
-                let expected = match opened_by {
-                    "+" => None,
-                    _ if !is_key => Some("unauthorized"),
-                    "-" => None,
-                    scopes if token == "admin" || scopes.contains(token) => None,
-                    _ => Some("forbidden-scope"),
-                };
-                assert_eq!(refused, expected, "{method} {target} {token}");
-            }
+    async fn a_connection_carries_one_publish_after_another() {
+        let (mut socket, _lifecycle) = connect().await;
+        for text in ["one", "two", ""] {
+            let length = text.len();
+            let head = format!("{POST}content-type: text/plain\r\ncontent-length: {length}");
+            say(&mut socket, &format!("{head}\r\n\r\n{text}")).await;
+            let answer = read_until(&mut socket, "}").await;
+            let status = if text.is_empty() { "422" } else { "202" };
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         }
     }
 
     #[tokio::test]
-    async fn without_keys_a_foreign_page_gets_nowhere() {
-        let door = Door::keyless();
-        for &(method, target, opened_by) in CALLS {
-            let is_probe = opened_by == "+" && target != "/";
-            for (headers, expected) in [
-                (&[("host", "evil.example")][..], "forbidden-host"),
-                (&[("origin", "http://evil.example")][..], "forbidden-origin"),
-                (&[("origin", "null")][..], "forbidden-origin"),
-            ] {
-                let slug = door.ask(method, target, headers, "").await.slug();
-                assert_eq!(slug == expected, !is_probe, "{method} {target} {slug}");
+    async fn whoever_sends_too_much_gets_to_read_why() {
+        let (mut socket, _lifecycle) = connect().await;
+        let length = 3 << 20;
+        let head = format!("{POST}content-type: text/plain\r\ncontent-length: {length}\r\n\r\n");
+        say(&mut socket, &head).await;
+        say(&mut socket, &"x".repeat(length)).await;
+        let answer = read_until(&mut socket, "}").await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("too-big"), "{answer}");
+        let expect = "content-type: text/plain\r\nexpect: 100-continue\r\n";
+        say(&mut socket, &format!("{POST}{expect}content-length: {length}\r\n\r\n")).await;
+        let answer = read_until(&mut socket, "}").await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn lines_are_answered_while_more_may_come() {
+        for (expect, status) in [("", "200"), ("expect: 100-continue\r\n", "100")] {
+            let (mut socket, _lifecycle) = connect().await;
+            let head = "POST /v1/publish HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: \
+                        chunked\r\ncontent-type: application/x-ndjson\r\n";
+            say(&mut socket, &format!("{head}{expect}\r\n")).await;
+            let answer = read_until(&mut socket, "\r\n\r\n").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            for path in ["/ws/a", "/none"] {
+                let line = format!("{{\"path\":\"{path}\",\"msg\":{{\"payload\":1}}}}\n");
+                say(&mut socket, &format!("{:x}\r\n{line}\r\n", line.len())).await;
+                let answer = read_until(&mut socket, "}\n").await;
+                assert!(answer.contains(if path == "/none" { "404" } else { "202" }), "{answer}");
             }
-            let own = [("origin", "http://localhost:8081")];
-            let slug = door.ask(method, target, &own, "").await.slug();
-            assert!(!slug.starts_with("forbidden"), "{method} {target} {slug}");
-        }
-        for target in ["/nowhere", "/v1/publish/ws/a"] {
-            let slug = door.ask("PATCH", target, &[("host", "evil.example")], "").await.slug();
-            assert_eq!(slug, "forbidden-host");
+            let line = format!("\"{}\"", "x".repeat(PUBLISH_BYTES_MAX + 10_000));
+            say(&mut socket, &format!("{:x}\r\n{line}\r\n", line.len())).await;
+            assert!(read_until(&mut socket, "}\n").await.contains("413"));
+            say(&mut socket, "0\r\n\r\n").await;
+            assert!(read_until(&mut socket, "0\r\n\r\n").await.ends_with("0\r\n\r\n"));
         }
     }
 
     #[tokio::test]
-    async fn what_is_not_there_says_so() {
-        let door = Door::keyless();
-        for target in ["/v1", "/v1/", "/v2/publish", "/v1/sessions/", "/v1/sessions/a/b", "/Livez"] {
-            assert_eq!(door.get(target).await.slug(), "unknown-route", "{target}");
-        }
-        for (method, target, allowed) in [
-            ("GET", "/v1/publish/ws/a", "POST"),
-            ("OPTIONS", "/v1/publish", "POST"),
-            ("POST", "/livez", "GET,HEAD"),
-            ("PUT", "/v1/sessions/x", "POST,GET,HEAD,DELETE"),
-            ("POST", "/", "GET,HEAD"),
+    async fn streams_end_well_when_the_pod_leaves() {
+        let (mut socket, lifecycle) = connect().await;
+        say(&mut socket, "GET /v1/events/ws/a HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        assert!(read_until(&mut socket, ":\n\n").await.starts_with("HTTP/1.1 200 "));
+        lifecycle.closing().cancel();
+        let rest = read_until(&mut socket, "\0").await;
+        assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_http_is_refused() {
+        for head in [
+            "\0\0\0\r\n\r\n",
+            "GET / HTTP/9.9\r\n\r\n",
+            "GET\r\n\r\n",
+            "GET /\u{1} HTTP/1.1\r\n\r\n",
         ] {
-            let answer = door.ask(method, target, &[], "").await;
-            assert_eq!(answer.slug(), "method-not-allowed", "{method} {target}");
-            let sorted = |list: &str| {
-                let mut methods: Vec<_> = list.split(',').map(str::to_owned).collect();
-                methods.sort();
-                methods
-            };
-            let allow = answer.headers["allow"].to_str().expect("text");
-            assert_eq!(sorted(allow), sorted(allowed), "{method} {target}");
-            assert!(!answer.headers.contains_key("access-control-allow-origin"));
+            let (mut socket, _lifecycle) = connect().await;
+            say(&mut socket, head).await;
+            let answer = read_until(&mut socket, "\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
         }
-        let keyed = Door::keyed();
-        assert_eq!(keyed.get("/nowhere").await.slug(), "unauthorized");
-    }
-
-    #[tokio::test]
-    async fn health_metrics_and_document_answer() {
-        let door = Door::keyless();
-        assert_eq!(door.get("/livez").await.json()["status"], "ok");
-        assert_eq!(door.get("/readyz?verbose").await.json()["status"], "ok");
-        let metrics = door.get("/metrics").await;
-        assert_eq!(metrics.headers["content-type"], "text/plain; version=0.0.4");
-        assert!(door.get("/").await.text.starts_with("<!doctype html>"));
-        let head = door.ask("HEAD", "/v1/paths", &[], "").await;
-        assert_eq!((head.status, head.text.as_str()), (200, ""));
+        let (mut socket, _lifecycle) = connect().await;
+        let many = "x: y\r\n".repeat(HEADERS_MAX + 1);
+        say(&mut socket, &format!("GET /livez HTTP/1.1\r\n{many}\r\n")).await;
+        assert!(read_until(&mut socket, "\r\n\r\n").await.starts_with("HTTP/1.1 431 "));
     }
 }

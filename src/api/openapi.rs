@@ -141,3 +141,74 @@ fn problem_types() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         .build()
         .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::router::calls;
+
+    fn told() -> Value {
+        serde_json::to_value(document(calls())).expect("a document")
+    }
+
+    /// Calls `see` with every object of the document.
+    fn walk(value: &Value, see: &mut impl FnMut(&serde_json::Map<String, Value>)) {
+        match value {
+            Value::Object(object) => {
+                see(object);
+                object.values().for_each(|member| walk(member, see));
+            }
+            Value::Array(members) => members.iter().for_each(|member| walk(member, see)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_call_and_every_problem_is_told() {
+        let told = told();
+        assert_eq!(told["openapi"], "3.1.0");
+        for call in calls() {
+            let method = serde_json::to_value(call.method).expect("a name");
+            let method = method.as_str().expect("a name").to_owned();
+            let operation = &told["paths"][path(call.route)][&method];
+            assert!(operation.is_object(), "{method} {}", call.route);
+            for &kind in access_problems(call.access).iter().chain(&call.problems) {
+                let response = &operation["responses"][kind.status().as_str()];
+                let described = response["description"].as_str().unwrap_or_default();
+                assert!(described.contains(kind.slug()), "{method} {} {kind:?}", call.route);
+            }
+        }
+        let types = told["components"]["schemas"]["ProblemType"]["enum"].as_array().map(Vec::len);
+        assert_eq!(types, Some(Kind::ALL.len()));
+    }
+
+    #[test]
+    fn the_document_holds_together() {
+        let told = told();
+        let mut ids = std::collections::BTreeSet::new();
+        walk(&told, &mut |object| {
+            if let Some(id) = object.get("operationId") {
+                assert!(ids.insert(id.to_string()), "{id} twice");
+            }
+            if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
+                let pointer = reference.strip_prefix('#').expect("it stays inside");
+                assert!(told.pointer(pointer).is_some(), "{reference} leads nowhere");
+            }
+        });
+        assert_eq!(ids.len(), calls().len());
+        for (path, item) in told["paths"].as_object().expect("an object") {
+            for (method, operation) in item.as_object().expect("an object") {
+                let parts: Vec<_> = path.split('{').skip(1).collect();
+                let declared = operation["parameters"].as_array().cloned().unwrap_or_default();
+                let declared = declared.iter().filter(|one| one["in"] == "path").count();
+                assert_eq!(declared, parts.len(), "{method} {path}");
+                for (status, response) in operation["responses"].as_object().expect("responses") {
+                    assert!(status.parse::<u16>().is_ok_and(|code| (200..600).contains(&code)));
+                    assert!(response["description"].is_string(), "{method} {path} {status}");
+                }
+            }
+        }
+    }
+}

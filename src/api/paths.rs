@@ -140,3 +140,47 @@ impl From<&Configured> for Known {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::api::fixture::{Answer, Door};
+
+    fn names(answer: &Answer) -> Vec<String> {
+        let paths = answer.json()["paths"].as_array().expect("a list").clone();
+        paths.iter().map(|one| one["path"].as_str().expect("text").to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn paths_are_listed_in_parts() {
+        let door = Door::keyless();
+        let all = door.get("/v1/paths").await;
+        assert_eq!(names(&all), ["/", "/other", "/ws/a", "/ws/rooms/{room}"]);
+        assert_eq!(all.json()["cursor"], serde_json::Value::Null);
+        let pattern = &all.json()["paths"][3];
+        assert_eq!(pattern["settings"]["pattern"], true);
+        assert_eq!(pattern["settings"]["heartbeat_ms"], 30_000);
+        let mut found = Vec::new();
+        let mut target = "/v1/paths?limit=3".to_owned();
+        loop {
+            let page = door.get(&target).await;
+            found.extend(names(&page));
+            let Some(cursor) = page.json()["cursor"].as_str().map(str::to_owned) else { break };
+            target = format!("/v1/paths?limit=3&cursor={cursor}");
+        }
+        assert_eq!(found, names(&all));
+        for bad in ["cursor=%25", "cursor=a", "limit=0", "limit=x", "path=/"] {
+            assert_eq!(
+                door.get(&format!("/v1/paths?{bad}")).await.slug(),
+                "bad-parameter",
+                "{bad}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_sees_its_paths_only() {
+        let headers = [("authorization", "Bearer events")];
+        let answer = Door::keyed().ask("GET", "/v1/paths", &headers, "").await;
+        assert_eq!(names(&answer), ["/ws/a", "/ws/rooms/{room}"]);
+    }
+}

@@ -354,7 +354,8 @@ mod tests {
     #[tokio::test]
     async fn a_session_may_be_named_in_the_msg_or_in_the_url() {
         let id = SessionId::MIN.to_string();
-        let msg = |id: &str| format!(r#"{{"payload":1,"_session":{{"type":"websocket","id":"{id}"}}}}"#);
+        let msg =
+            |id: &str| format!(r#"{{"payload":1,"_session":{{"type":"websocket","id":"{id}"}}}}"#);
         let path = "/v1/publish/ws/a";
         let one = format!("{path}?session={id}");
         check(path, "json", msg(&id), "session-gone").await;

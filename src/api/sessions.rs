@@ -230,6 +230,7 @@ fn rfc3339(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::fixture::Door;
 
     #[track_caller]
     fn time(unix_ms: u64, expected: &str) {
@@ -256,5 +257,71 @@ mod tests {
         assert_eq!(told["id"], "a".repeat(40));
         assert_eq!(told["pod"], "a".repeat(13));
         assert!(told.get("remote").is_none());
+    }
+    async fn check(method: &str, target: &str, body: &'static str, expected: &str) {
+        let headers = [("content-type", "application/json")];
+        let answer = Door::keyless().ask(method, target, &headers, body).await;
+        assert_eq!(answer.slug(), expected, "{method} {target} {body}: {}", answer.text);
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_none_of_ours_is_gone() {
+        for id in ["x", "%61", &"a".repeat(40), &"A".repeat(40), &"x".repeat(5000)] {
+            let target = format!("/v1/sessions/{id}");
+            check("GET", &target, "", "session-gone").await;
+            check("DELETE", &target, "", "session-gone").await;
+            check("POST", &target, r#"{"payload":1}"#, "session-gone").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_the_request_is_told_before() {
+        check("GET", "/v1/sessions/x?a=b", "", "bad-parameter").await;
+        check("POST", "/v1/sessions/x?session=x", "{}", "bad-parameter").await;
+        check("POST", "/v1/sessions/x", "{", "not-json").await;
+        check("POST", "/v1/sessions/x", "{}", "nothing-to-send").await;
+        let other = r#"{"payload":1,"_session":{"type":"websocket","id":"y"}}"#;
+        check("POST", "/v1/sessions/x", other, "session-mismatch").await;
+        check("POST", "/v1/sessions/y", other, "session-gone").await;
+    }
+
+    #[tokio::test]
+    async fn a_close_has_a_code_that_is_free_and_a_reason_that_fits() {
+        for code in ["1000", "1008", "4000", "4999"] {
+            let target = format!("/v1/sessions/x?code={code}&reason=bye%20now");
+            check("DELETE", &target, "", "session-gone").await;
+        }
+        for code in ["", "0", "999", "1001", "1006", "3000", "5000", "69536", "1e3", "-1"] {
+            let target = format!("/v1/sessions/x?code={code}");
+            check("DELETE", &target, "", "bad-parameter").await;
+        }
+        let reason = |text: &str, count| format!("/v1/sessions/x?reason={}", text.repeat(count));
+        check("DELETE", &reason("x", 123), "", "session-gone").await;
+        check("DELETE", &reason("x", 124), "", "bad-parameter").await;
+        check("DELETE", &reason("%C3%A9", 62), "", "bad-parameter").await;
+    }
+
+    #[tokio::test]
+    async fn a_listing_tells_where_to_go_on_and_who_is_missing() {
+        let door = Door::keyless();
+        let listing = door.get("/v1/sessions?path=/ws/rooms/{room}&limit=1").await.json();
+        let expected = r#"{"sessions":[],"cursor":null,"complete":true,"missing":[]}"#;
+        assert_eq!(listing.to_string(), expected);
+        let cursor = SessionId::MIN;
+        for (query, expected) in [
+            (format!("path=/ws/rooms/1&limit=1000&cursor={cursor}"), "200"),
+            ("path=/nowhere".to_owned(), "unknown-path"),
+            ("path=".to_owned(), "unknown-path"),
+            ("limit=1001".to_owned(), "bad-parameter"),
+            ("limit=0".to_owned(), "bad-parameter"),
+            ("cursor=x".to_owned(), "bad-parameter"),
+            ("page=2".to_owned(), "bad-parameter"),
+        ] {
+            let answer = door.get(&format!("/v1/sessions?{query}")).await;
+            assert_eq!(answer.slug(), expected, "{query}");
+        }
+        let headers = [("authorization", "Bearer sessions")];
+        let answer = Door::keyed().ask("GET", "/v1/sessions?path=/other", &headers, "").await;
+        assert_eq!(answer.slug(), "forbidden-path");
     }
 }
