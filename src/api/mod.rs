@@ -14,6 +14,7 @@ mod events;
 #[cfg(test)]
 mod fixture;
 mod health;
+mod items;
 mod openapi;
 mod paths;
 mod patience;

@@ -168,10 +168,6 @@ async fn send(
     Parameters::parse(&parts.uri, &[])?;
     let (mut msg, _held) = publish::read(&state, &parts.headers, body).await?;
     address(&mut msg, named(&parts.uri).to_owned(), "the URL")?;
-    // What no path would send is nothing to send, whatever path the session is on.
-    if msg.content.frame(false).is_none() && msg.content.frame(true).is_none() {
-        return Err(Refusal::Nothing.into());
-    }
     let Address::One(id) = msg.session else { return Err(Refusal::Gone.into()) };
     let id = SessionId::parse(&id).ok_or(Refusal::Gone)?;
     state.relay.room().await?;
@@ -279,7 +275,9 @@ mod tests {
         check("GET", "/v1/sessions/x?a=b", "", "bad-parameter").await;
         check("POST", "/v1/sessions/x?session=x", "{}", "bad-parameter").await;
         check("POST", "/v1/sessions/x", "{", "not-json").await;
-        check("POST", "/v1/sessions/x", "{}", "nothing-to-send").await;
+        check("POST", "/v1/sessions/x", "[]", "not-an-object").await;
+        // Whether that is nothing to send, its owner would know.
+        check("POST", "/v1/sessions/x", "{}", "session-gone").await;
         let other = r#"{"payload":1,"_session":{"type":"websocket","id":"y"}}"#;
         check("POST", "/v1/sessions/x", other, "session-mismatch").await;
         check("POST", "/v1/sessions/y", other, "session-gone").await;
