@@ -400,3 +400,261 @@ fn parse_close(payload: &[u8]) -> Result<Close, Violation> {
         Err(_) => Err(Violation::CloseReason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    const MAX: usize = 300;
+
+    /// An action that outlives its buffers; of a failure without the reason's words.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Seen {
+        Text(String),
+        Binary(Vec<u8>),
+        Ping(Vec<u8>),
+        Closed(u16, String),
+        Fail(u16, Cause),
+    }
+
+    use Seen::{Binary, Closed, Fail, Ping};
+
+    fn text(text: &str) -> Seen {
+        Seen::Text(text.into())
+    }
+
+    const PROTOCOL: Seen = Fail(1002, Cause::Protocol);
+    const NOT_UTF8: Seen = Fail(1007, Cause::Protocol);
+    const TOO_BIG: Seen = Fail(1009, Cause::TooBig);
+
+    /// A client's frame, masked; `first` is its first byte.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match payload.len() {
+            len @ 0..126 => frame.push(0x80 | len as u8),
+            len => frame.extend([0xfe, (len >> 8) as u8, len as u8]),
+        }
+        frame.extend(KEY);
+        frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+        frame
+    }
+
+    /// Feeds one read's bytes until the session is idle.
+    fn read(session: &mut Session, bytes: &[u8]) -> Vec<Seen> {
+        let mut input = bytes.to_vec();
+        let mut rest = &mut input[..];
+        let mut seen = Vec::new();
+        loop {
+            let (consumed, action) = session.feed(rest, MAX);
+            seen.push(match action {
+                Action::Idle => {
+                    assert_eq!(consumed, rest.len(), "idle only at the end");
+                    return seen;
+                }
+                Action::Message { kind: Kind::Text, data } => {
+                    text(std::str::from_utf8(data).expect("a text is UTF-8"))
+                }
+                Action::Message { kind: Kind::Binary, data } => Binary(data.to_vec()),
+                Action::Ping(data) => Ping(data.to_vec()),
+                Action::Closed(close) => Closed(close.code, close.reason),
+                Action::Fail { close, cause } => Fail(close.code, cause),
+            });
+            rest = &mut rest[consumed..];
+        }
+    }
+
+    fn read_pieces(session: &mut Session, bytes: &[u8], size: usize) -> Vec<Seen> {
+        bytes.chunks(size).flat_map(|piece| read(session, piece)).collect()
+    }
+
+    /// The frames cause this, however they are cut, and leave nothing behind.
+    #[track_caller]
+    fn check(frames: &[Vec<u8>], expected: &[Seen]) {
+        let bytes = frames.concat();
+        for size in [bytes.len(), 1, 2, 3, 7] {
+            let mut session = Session::new();
+            assert_eq!(read_pieces(&mut session, &bytes, size), expected, "in pieces of {size}");
+            assert_eq!(session.held_bytes(), 0, "in pieces of {size}");
+        }
+    }
+
+    /// The last of these bytes, and none before, makes the session fail.
+    #[track_caller]
+    fn fails_at_once(bytes: &[u8], expected: Seen) {
+        let mut session = Session::new();
+        let (last, before) = bytes.split_last().expect("there are bytes");
+        assert_eq!(read_pieces(&mut session, before, 1), []);
+        assert_eq!(read(&mut session, &[*last]), [expected]);
+    }
+
+    #[test]
+    fn a_message_is_handed_on_whole() {
+        check(&[frame(0x81, b"")], &[text("")]);
+        check(&[frame(0x81, "κόσμε".as_bytes())], &[text("κόσμε")]);
+        check(&[frame(0x82, &[0, 255])], &[Binary(vec![0, 255])]);
+        check(&[frame(0x81, b"a"), frame(0x82, b"b")], &[text("a"), Binary(b"b".to_vec())]);
+        check(&[frame(0x01, b"a"), frame(0x80, b"b")], &[text("ab")]);
+        check(&[frame(0x02, b"a"), frame(0x00, b""), frame(0x80, b"")], &[Binary(b"a".to_vec())]);
+        check(&[frame(0x01, b""), frame(0x80, b""), frame(0x81, b"x")], &[text(""), text("x")]);
+        check(&[frame(0x01, &[0xce]), frame(0x80, &[0xba])], &[text("κ")]);
+        check(
+            &[frame(0x01, &[0xf0, 0x9f]), frame(0, &[0x98]), frame(0x80, &[0x80])],
+            &[text("😀")],
+        );
+    }
+
+    #[test]
+    fn control_frames_may_come_between_fragments() {
+        let fragmented = [
+            frame(0x01, b"a"),
+            frame(0x89, b"one"),
+            frame(0x8a, b"swallowed"),
+            frame(0x00, b"b"),
+            frame(0x89, b""),
+            frame(0x80, b"c"),
+        ];
+        check(&fragmented, &[Ping(b"one".to_vec()), Ping(vec![]), text("abc")]);
+        check(&[frame(0x01, b"a"), frame(0x88, b"")], &[Closed(1005, String::new())]);
+        check(&[frame(0x89, &[7; 125])], &[Ping(vec![7; 125])]);
+    }
+
+    #[test]
+    fn fragments_out_of_order_are_refused() {
+        check(&[frame(0x80, b"x")], &[PROTOCOL]);
+        check(&[frame(0x00, b"x"), frame(0x81, b"y")], &[PROTOCOL]);
+        check(&[frame(0x01, b"x"), frame(0x81, b"y")], &[PROTOCOL]);
+        check(&[frame(0x01, b"x"), frame(0x02, b"y")], &[PROTOCOL]);
+        check(&[frame(0x81, b"x"), frame(0x80, b"y")], &[text("x"), PROTOCOL]);
+        fails_at_once(&[0x80], PROTOCOL);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_fails_with_its_first_bad_byte() {
+        check(&[frame(0x81, &[0xff])], &[NOT_UTF8]);
+        check(&[frame(0x81, b"\xce")], &[NOT_UTF8]);
+        check(&[frame(0x01, b"\xce"), frame(0x80, b"")], &[NOT_UTF8]);
+        check(&[frame(0x01, b"\xce"), frame(0x80, b"a")], &[NOT_UTF8]);
+        check(&[frame(0x81, b"\xed\xa0\x80")], &[NOT_UTF8]);
+        check(&[frame(0x82, &[0xff])], &[Binary(vec![0xff])]);
+        // Overlong, surrogate, beyond U+10FFFF: the second byte tells, the frame goes on.
+        for start in [&b"ok\xc0"[..], b"\xe0\x80", b"\xed\xa0", b"\xf4\x90", b"\xf5"] {
+            let whole = frame(0x81, &[start, &[0x80; 10]].concat());
+            fails_at_once(&whole[..6 + start.len()], NOT_UTF8);
+            let fragment = frame(0x01, &[start, &[0x80; 10]].concat());
+            fails_at_once(&fragment[..6 + start.len()], NOT_UTF8);
+        }
+        let continued = [frame(0x01, b"\xf4"), frame(0x80, &[0x90, 0x80, 0x80])].concat();
+        fails_at_once(&continued[..continued.len() - 2], NOT_UTF8);
+    }
+
+    #[test]
+    fn a_message_has_at_most_the_limit_all_fragments_together() {
+        let (part, rest) = ([b'x'; MAX - 1], [b'x'; 2]);
+        check(&[frame(0x82, &[1; MAX])], &[Binary(vec![1; MAX])]);
+        check(&[frame(0x02, &[1; MAX]), frame(0x80, b"")], &[Binary(vec![1; MAX])]);
+        let fits = [frame(0x01, &part), frame(0x80, b"x"), frame(0x81, &part)];
+        check(&fits, &[text(&"x".repeat(MAX)), text(&"x".repeat(MAX - 1))]);
+        check(&[frame(0x82, &[1; MAX + 1])], &[TOO_BIG]);
+        check(&[frame(0x01, &part), frame(0x80, &rest)], &[TOO_BIG]);
+        check(
+            &[frame(0x01, &part), frame(0x89, b"p"), frame(0x00, &rest)],
+            &[Ping(b"p".to_vec()), TOO_BIG],
+        );
+        fails_at_once(&frame(0x82, &[1; MAX + 1])[..4], TOO_BIG);
+        fails_at_once(&[0x82, 0xff, 0, 0, 0, 0, 0xff, 0, 0, 0], TOO_BIG);
+    }
+
+    #[test]
+    fn a_clients_close_is_told_and_checked() {
+        let closed = |code, reason: &str| [Closed(code, reason.into())];
+        check(&[frame(0x88, b"")], &closed(1005, ""));
+        check(&[frame(0x88, b"\x03\xe8")], &closed(1000, ""));
+        check(&[frame(0x88, "\u{f}\u{0}bye é".as_bytes())], &closed(3840, "bye é"));
+        check(&[frame(0x88, &[0x0f; 125])], &closed(0x0f0f, &"\u{f}".repeat(123)));
+        check(&[frame(0x88, b""), frame(0x81, b"x"), vec![0xff; 9]], &closed(1005, ""));
+        check(&[frame(0x88, b"\x03")], &[PROTOCOL]);
+        check(&[frame(0x88, b"\x03\xed")], &[PROTOCOL]);
+        check(&[frame(0x88, b"\x03\xee")], &[PROTOCOL]);
+        check(&[frame(0x88, b"\x03\xe8\xff")], &[NOT_UTF8]);
+        check(&[frame(0x88, b"\x03\xe8\xc3")], &[NOT_UTF8]);
+    }
+
+    #[test]
+    fn after_a_failure_everything_is_swallowed() {
+        let frames = [frame(0x81, b"a"), vec![0x83], frame(0x81, b"b"), frame(0x88, b"")];
+        check(&frames, &[text("a"), PROTOCOL]);
+        let mut session = Session::new();
+        read(&mut session, &[0x83]);
+        assert!(session.is_closing());
+        session.begin_close();
+        assert_eq!(read(&mut session, &frame(0x88, b"")), []);
+    }
+
+    /// The server closes after `before` bytes of the first frame; the rest is swallowed, and then
+    /// the client's close is heard.
+    #[track_caller]
+    fn closes_after(first: &[u8], before: usize) {
+        let mut session = Session::new();
+        assert!(!session.is_closing());
+        assert_eq!(read(&mut session, &first[..before]), []);
+        session.begin_close();
+        assert!(session.is_closing());
+        let swallowed = [frame(0x81, &[0xff; MAX + 1]), frame(0x89, b"p"), frame(0x80, b"")];
+        let rest = [&first[before..], &swallowed.concat(), &frame(0x88, b"\x03\xe8bye")].concat();
+        for (at, byte) in rest.iter().enumerate() {
+            let seen = read(&mut session, &[*byte]);
+            let last = at + 1 == rest.len();
+            assert_eq!(seen, if last { vec![Closed(1000, "bye".into())] } else { vec![] });
+            assert!(session.held_bytes() < 400);
+        }
+        assert_eq!(session.held_bytes(), 0);
+    }
+
+    #[test]
+    fn once_closing_only_the_clients_close_counts() {
+        let first = frame(0x89, b"a ping cut in two");
+        (0..first.len()).for_each(|before| closes_after(&first, before));
+        let first = frame(0x81, b"a message cut in two");
+        (0..first.len()).for_each(|before| closes_after(&first, before));
+        let first = frame(0x01, b"a fragment");
+        (0..=first.len()).for_each(|before| closes_after(&first, before));
+        let mut session = Session::new();
+        session.begin_close();
+        assert_eq!(read(&mut session, &[0x81, 0x01]), [PROTOCOL]);
+    }
+
+    #[test]
+    fn a_close_frame_half_read_when_the_server_closes_still_counts() {
+        let close = frame(0x88, b"\x03\xe8bye");
+        for before in 0..close.len() {
+            let mut session = Session::new();
+            assert_eq!(read(&mut session, &close[..before]), []);
+            session.begin_close();
+            assert_eq!(read(&mut session, &close[before..]), [Closed(1000, "bye".into())]);
+        }
+    }
+
+    #[test]
+    fn what_lies_whole_in_the_input_is_neither_copied_nor_allocated_for() {
+        let mut session = Session::new();
+        let mut input = [frame(0x81, b"hello"), frame(0x89, b"p")].concat();
+        let lies = input.as_ptr_range();
+        let (consumed, action) = session.feed(&mut input, MAX);
+        let Action::Message { data, .. } = action else { panic!("{action:?}") };
+        assert!(lies.contains(&data.as_ptr()));
+        assert_eq!((consumed, session.held_bytes()), (11, 0));
+        let (_, action) = session.feed(&mut input[consumed..], MAX);
+        let Action::Ping(data) = action else { panic!("{action:?}") };
+        assert!(lies.contains(&data.as_ptr()));
+        assert_eq!(session.held_bytes(), 0);
+    }
+
+    #[test]
+    fn an_announced_size_costs_nothing_until_it_comes() {
+        let mut session = Session::new();
+        let mut input = [0x82, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 1, 2, 3, 4, 5];
+        assert_eq!(session.feed(&mut input, usize::MAX), (15, Action::Idle));
+        assert!(session.held_bytes() < 400, "{}", session.held_bytes());
+    }
+}
