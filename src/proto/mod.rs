@@ -4,6 +4,7 @@
 //! calling it. What a rule needs from the world (bytes that were read, milliseconds that passed, a
 //! random number) is handed to it.
 
+pub mod ask;
 pub mod close;
 pub mod event;
 pub mod frame;
