@@ -23,10 +23,11 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 ///
 /// Failure: [`Failure::Unavailable`] is a promise that nothing was sent.
 pub trait Broker: Send + Sync {
-    /// Resolves when every broadcast to `path` that is begun from now on reaches this pod.
+    /// A session wants `path`: resolves when every broadcast to it that is begun from then on
+    /// reaches this pod. Counted, from the moment of the call.
     fn subscribe(&self, path: &Path) -> Pending<()>;
 
-    /// The last session of `path` has left this pod.
+    /// A session that wanted `path` does so no more: one call for each of `subscribe`.
     fn unsubscribe(&self, path: &Path);
 
     /// Resolves to the number of pods that got it: a hint.

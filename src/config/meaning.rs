@@ -40,6 +40,7 @@ pub fn settings(
             shards,
             sessions_max: limits.sessions_max,
             message_bytes_max: limits.message_bytes_max.0,
+            frame_bytes_max: limits.frame_bytes_max.0,
             outbox_bytes_max: limits.outbox_bytes_max.0,
             outbox_total_bytes_max: limits.outbox_total_bytes_max.0,
             inbound_total_bytes_max: limits.inbound_total_bytes_max.0,

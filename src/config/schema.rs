@@ -7,6 +7,7 @@
 use serde_json::Value as Json;
 use toml::Value;
 
+use crate::proto::spelling::distance;
 use crate::config::fault::{At, Fault, Step};
 use crate::config::wire::Wire;
 
@@ -204,26 +205,6 @@ pub fn nearest<'a>(
     let near = |known: &str| (distance(word, known), known.to_string());
     let (distance, known) = known.into_iter().map(|known| near(known.as_ref())).min()?;
     (distance <= 1 + word.chars().count().min(known.len()) / 4).then_some(known)
-}
-
-/// How many letters have to be put in, taken out, replaced, or swapped with the next
-/// (the optimal string alignment distance).
-fn distance(one: &str, two: &str) -> usize {
-    let (one, two): (Vec<char>, Vec<char>) = (one.chars().collect(), two.chars().collect());
-    let mut rows = vec![(0..=two.len()).collect::<Vec<usize>>()];
-    for i in 1..=one.len() {
-        let mut row = vec![i];
-        for j in 1..=two.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(one[i - 1] != two[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && one[i - 1] == two[j - 2] && one[i - 2] == two[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[one.len()][two.len()]
 }
 
 fn properties(node: &Json) -> impl Iterator<Item = (&str, &Json)> {

@@ -53,16 +53,15 @@ impl Presence {
         Presence { shards, known: Mutex::default() }
     }
 
-    /// A session comes to `path`; whether it is the first one there.
+    /// A session comes to `path`.
     pub fn arrive(
         &self,
         path: &Path,
         configured: &Configured,
         shard: usize,
-    ) -> Result<bool, TooManyPaths> {
+    ) -> Result<(), TooManyPaths> {
         let known = &mut *self.lock();
-        let is_first = !known.paths.contains_key(path);
-        if is_first {
+        if !known.paths.contains_key(path) {
             let text = configured.pattern.text();
             let concrete = known.concrete.entry(text.clone()).or_default();
             if *concrete >= configured.concrete_paths_max && !configured.pattern.is_exact() {
@@ -77,13 +76,13 @@ impl Presence {
         });
         entry.sessions[shard] += 1;
         entry.whole += u32::from(configured.wholemsg);
-        Ok(is_first)
+        Ok(())
     }
 
-    /// A session that had come to `path` is gone; whether it was the last one there.
-    pub fn depart(&self, path: &Path, configured: &Configured, shard: usize) -> bool {
+    /// A session that had come to `path` is gone.
+    pub fn depart(&self, path: &Path, configured: &Configured, shard: usize) {
         let known = &mut *self.lock();
-        let Some(entry) = known.paths.get_mut(path) else { return false };
+        let Some(entry) = known.paths.get_mut(path) else { return };
         entry.sessions[shard] -= 1;
         entry.whole -= u32::from(configured.wholemsg);
         let is_last = entry.sessions.iter().all(|&sessions| sessions == 0);
@@ -93,7 +92,6 @@ impl Presence {
         {
             *concrete -= 1;
         }
-        is_last
     }
 
     /// `None`: nobody is there.

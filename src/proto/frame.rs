@@ -261,23 +261,46 @@ fn write(opcode: Opcode, parts: &[&[u8]]) -> Bytes {
     Bytes::from(frame)
 }
 
-/// Where the frame ends that contains the byte at `offset`; an offset on a frame's edge is
-/// returned as it is. `frames` are whole frames of this module's making, back to back.
-pub fn frame_end(frames: &[u8], offset: usize) -> usize {
-    let mut end = 0;
-    while end < offset {
-        end = match frames.get(end + 1) {
-            Some(&LENGTH_16) => chunk(frames, end + 2)
-                .map(|&length| end + 4 + usize::from(u16::from_be_bytes(length))),
-            Some(&LENGTH_64) => {
-                chunk(frames, end + 2).map(|&length| end + 10 + u64::from_be_bytes(length) as usize)
-            }
-            Some(&short) => Some(end + 2 + usize::from(short)),
-            None => None,
+/// The frame that is begun but not finished at `offset`; empty when `offset` is a frame's edge.
+/// `frames` are whole frames of this module's making, back to back.
+pub fn span(frames: &[u8], offset: usize) -> Range<usize> {
+    let mut start = 0;
+    loop {
+        let end = start + frame_bytes(frames, start);
+        if offset == start || offset >= frames.len() {
+            return offset..offset;
         }
-        .unwrap_or(frames.len().max(offset));
+        if offset < end {
+            return start..end;
+        }
+        start = end;
     }
-    end
+}
+
+/// How many frames these are: whole ones of this module's making, back to back.
+pub fn count(frames: &[u8]) -> u64 {
+    let mut start = 0;
+    let mut count = 0;
+    while start < frames.len() {
+        start += frame_bytes(frames, start);
+        count += 1;
+    }
+    count
+}
+
+/// The length of the server frame that begins at `start`: head and payload. Never 0, so that
+/// whoever walks gets on.
+fn frame_bytes(frames: &[u8], start: usize) -> usize {
+    let rest = frames.len().saturating_sub(start).max(1);
+    match frames.get(start + 1) {
+        Some(&LENGTH_16) => chunk(frames, start + 2)
+            .map_or(rest, |&length| 4 + usize::from(u16::from_be_bytes(length))),
+        Some(&LENGTH_64) => {
+            chunk(frames, start + 2).map_or(rest, |&length| 10 + u64::from_be_bytes(length) as usize)
+        }
+        Some(&short) => 2 + usize::from(short),
+        None => rest,
+    }
 }
 
 #[cfg(test)]

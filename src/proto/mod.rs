@@ -17,3 +17,4 @@ pub mod path;
 pub mod paths;
 pub mod session;
 pub mod session_id;
+pub mod spelling;

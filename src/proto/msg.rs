@@ -121,6 +121,19 @@ impl Content {
         Content(Form::Binary(bytes))
     }
 
+    /// What it holds, in bytes.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Form::Text(bytes) | Form::Binary(bytes) => bytes.len(),
+            Form::Msg { whole, payload: Payload::Buffer(buffer) } => whole.len() + buffer.len(),
+            Form::Msg { whole, .. } => whole.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What goes on the wire on a path with this `wholemsg`; `None`: nothing to send, which happens
     /// on payload paths only, where there is no payload or an empty string. (An empty Buffer is an
     /// empty frame.)

@@ -44,16 +44,14 @@ impl Attachment {
         let id = relay.hub.place().map_err(|_| Unattached::Full)?;
         let shard = usize::from(id.shard);
         let arrived = relay.presence.arrive(path, configured, shard);
-        let is_first = arrived.map_err(|TooManyPaths| Unattached::TooManyPaths)?;
+        arrived.map_err(|TooManyPaths| Unattached::TooManyPaths)?;
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
         let attachment = Attachment { relay: relay.clone(), id, is_open: false };
-        if is_first || !relay.broker.is_subscribed(path) {
-            let subscribed = relay.broker.subscribe(path);
-            match tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(Unattached::Broker),
-            }
+        let subscribed = relay.broker.subscribe(path);
+        match tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(Unattached::Broker),
         }
         Ok(attachment)
     }

@@ -7,14 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::backend::sse::{Event as Offered, Sse};
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
 use crate::proto::close::{Cause, Close};
-use crate::proto::event::{Event, Head};
+use crate::proto::event::{self, Event, Head};
 use crate::proto::frame::Kind;
 use crate::proto::msg;
 use crate::proto::path::Path;
@@ -44,13 +43,14 @@ impl Ears {
         let head = Head {
             session: &who.id,
             path: who.path.as_str(),
+            pod: &who.id.pod,
             seq: who.seq,
             time_ms: unix_ms(),
         };
         self.events.offer(Offered {
-            id: event.id(&head),
-            kind: event.kind(),
-            json: event.json(&head),
+            id: event::id(&head, event),
+            kind: event::kind(event),
+            json: event::json(&head, event),
             path: who.path.clone(),
             configured: who.configured.pattern.text().clone(),
         });
@@ -78,7 +78,7 @@ impl Inbound for Ears {
 
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) {
         if self.is_heard(&who) {
-            let msg: Bytes = msg::from_client(who.configured.wholemsg, kind, data, &who.id).into();
+            let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
             self.offer(&who, &Event::Message { msg: &msg });
         }
     }

@@ -27,6 +27,7 @@ use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::spelling::distance;
 
 /// How long a publisher waits for a crowded pod before it is refused.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
@@ -277,7 +278,7 @@ impl Relay {
     /// The path with clients on this pod that is most like this one.
     pub fn nearest(&self, path: &Path) -> Option<PathCount> {
         let census = self.presence.census();
-        census.into_iter().min_by_key(|count| count.path.distance(path))
+        census.into_iter().min_by_key(|count| distance(count.path.as_str(), path.as_str()))
     }
 
     /// Hears events from now on.
