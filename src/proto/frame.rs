@@ -234,9 +234,8 @@ pub fn encode_close(close: &Close) -> Bytes {
 /// One final, unmasked frame with these parts as its payload.
 fn write(opcode: Opcode, parts: &[&[u8]]) -> Bytes {
     let payload_bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let first = FIN | opcode as u8;
     let mut head = [0; SERVER_HEAD_BYTES_MAX];
-    head[0] = first;
+    head[0] = FIN | opcode as u8;
     let head = match payload_bytes {
         0..=125 => {
             head[1] = payload_bytes as u8;

@@ -343,9 +343,10 @@ impl Session {
         }
         let unfinished = self.unfinished.get_or_insert_default();
         unfinished.message = Some(kind);
-        let whole_bytes_max = match frame.fin {
-            true => unfinished.data.len() + piece.len() + frame.payload_bytes,
-            false => message_bytes_max,
+        let whole_bytes_max = if frame.fin {
+            unfinished.data.len() + piece.len() + frame.payload_bytes
+        } else {
+            message_bytes_max
         };
         unfinished.keep(piece, whole_bytes_max);
         if kind == Kind::Text {
@@ -595,20 +596,40 @@ mod tests {
     /// the client's close is heard.
     #[track_caller]
     fn closes_after(first: &[u8], before: usize) {
-        let mut session = Session::new();
-        assert!(!session.is_closing());
-        assert_eq!(read(&mut session, &first[..before]), []);
-        session.begin_close();
-        assert!(session.is_closing());
         let swallowed = [frame(0x81, &[0xff; MAX + 1]), frame(0x89, b"p"), frame(0x80, b"")];
         let rest = [&first[before..], &swallowed.concat(), &frame(0x88, b"\x03\xe8bye")].concat();
-        for (at, byte) in rest.iter().enumerate() {
-            let seen = read(&mut session, &[*byte]);
-            let last = at + 1 == rest.len();
-            assert_eq!(seen, if last { vec![Closed(1000, "bye".into())] } else { vec![] });
-            assert!(session.held_bytes() < 400);
+        for size in [rest.len(), 1, 2] {
+            let mut session = Session::new();
+            assert!(!session.is_closing());
+            assert_eq!(read(&mut session, &first[..before]), []);
+            session.begin_close();
+            assert!(session.is_closing());
+            let closed = [Closed(1000, "bye".into())];
+            assert_eq!(read_pieces(&mut session, &rest, size), closed, "in pieces of {size}");
+            assert_eq!(session.held_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn a_closing_session_holds_no_message() {
+        let mut session = Session::new();
+        assert_eq!(read(&mut session, &frame(0x02, &[1; MAX])), []);
+        assert!(session.held_bytes() > MAX);
+        session.begin_close();
         assert_eq!(session.held_bytes(), 0);
+        assert_eq!(read(&mut session, &frame(0x82, &[1; MAX])[..200]), []);
+        assert_eq!(session.held_bytes(), size_of::<Unfinished>());
+    }
+
+    #[test]
+    fn an_unfinished_message_holds_at_most_the_limit() {
+        let whole = frame(0x82, &[1; MAX]);
+        let fragment = [frame(0x01, &[b'x'; 10]), frame(0x00, &[b'x'; MAX - 10])].concat();
+        for bytes in [&whole[..whole.len() - 1], &fragment] {
+            let mut session = Session::new();
+            assert_eq!(read_pieces(&mut session, bytes, 1), []);
+            assert_eq!(session.held_bytes(), size_of::<Unfinished>() + MAX);
+        }
     }
 
     #[test]
