@@ -5,6 +5,8 @@
 //! what a client announces costs nothing until it is sent. Server frames are final and unmasked,
 //! hence the same bytes for everybody, and any number of them may lie in one buffer.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::proto::close::Close;
@@ -392,7 +394,8 @@ mod tests {
     #[track_caller]
     fn encoded(frame: Bytes, head: &[u8], payload: &[u8]) {
         assert_eq!(frame, [head, payload].concat());
-        assert_eq!(frame_end(&frame, 1), frame.len());
+        assert_eq!(span(&frame, 1), 0..frame.len());
+        assert_eq!(count(&frame), 1);
     }
 
     #[test]
@@ -422,18 +425,21 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_leads_to_the_end_of_its_frame() {
+    fn an_offset_leads_to_its_frame() {
         let sizes = [0, 1, 125, 126, 65_535, 65_536, 3];
         let mut frames = Vec::new();
-        for size in sizes {
+        for (before, size) in sizes.into_iter().enumerate() {
             let start = frames.len();
+            assert_eq!(count(&frames), before as u64);
             frames.extend_from_slice(&encode(Kind::Binary, &vec![0x7f; size]));
-            assert_eq!(frame_end(&frames, start), start);
-            for offset in [start + 1, (start + 2).min(frames.len()), frames.len()] {
-                assert_eq!(frame_end(&frames, offset), frames.len(), "{offset} of {size}");
+            assert_eq!(span(&frames, start), start..start);
+            assert_eq!(span(&frames, frames.len()), frames.len()..frames.len());
+            for offset in [start + 1, frames.len() - 1] {
+                assert_eq!(span(&frames, offset), start..frames.len(), "{offset} of {size}");
             }
         }
-        assert_eq!(frame_end(&[], 0), 0);
+        assert_eq!(span(&[], 0), 0..0);
+        assert_eq!(count(&[]), 0);
     }
 
     proptest! {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::{Listener, Sse, Topic};
@@ -28,6 +30,7 @@ use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::spelling::distance;
+use crate::relay::ears::Departure;
 
 /// How long a publisher waits for a crowded pod before it is refused.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
@@ -273,6 +276,29 @@ impl Relay {
             is_same
         });
         Ok(all)
+    }
+
+    /// Takes note of sessions that have left their paths, until the pod closes.
+    pub async fn keep_books(
+        self: Arc<Self>,
+        mut departures: mpsc::UnboundedReceiver<Departure>,
+        closing: CancellationToken,
+    ) {
+        loop {
+            let departure = tokio::select! {
+                departure = departures.recv() => departure,
+                () = closing.cancelled() => return,
+            };
+            let Some(Departure { path, configured, shard }) = departure else { return };
+            self.presence.depart(&path, &configured, shard);
+            self.broker.unsubscribe(&path);
+            self.note_balance();
+        }
+    }
+
+    fn note_balance(&self) {
+        let imbalance = i64::try_from(self.hub.imbalance()).unwrap_or(i64::MAX);
+        self.metrics.shard_imbalance.set(imbalance);
     }
 
     /// The path with clients on this pod that is most like this one.
