@@ -10,7 +10,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::fault::{At, Error, Fault, Half, Step};
+use crate::config::Error;
+use crate::config::fault::{At, Fault, Half, Step};
 
 /// Words that make a line's values too delicate for an error message: it ends in logs.
 const SECRET_WORDS: &[&str] = &["sha256", "secret", "token", "passw", "bearer"];
@@ -33,17 +34,15 @@ struct Span {
 }
 
 impl Document {
-    pub fn parse(name: String, text: String) -> Result<Document, Error> {
-        let syntax = |error: toml::de::Error| {
-            let span = error.span().unwrap_or(0..0);
-            Error(excerpt(&name, &text, span, error.message(), &[]))
-        };
+    pub fn parse(name: &str, text: &str) -> Result<Document, Error> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_string();
+        let syntax = |error: toml::de::Error| syntax(name, &text, &error);
         let tree = DeTable::parse(&text).map_err(syntax)?;
         let mut spans = HashMap::new();
         index_table(tree.get_ref(), &At::root(), &mut spans);
         drop(tree);
         let values = toml::from_str(&text).map_err(syntax)?;
-        Ok(Document { name, text, spans, values, variables: HashMap::new() })
+        Ok(Document { name: name.into(), text, spans, values, variables: HashMap::new() })
     }
 
     pub fn values(&self) -> &toml::Table {
@@ -90,10 +89,11 @@ impl Document {
     pub fn error(&self, fault: &Fault) -> Error {
         let mut notes: Vec<String> = fault.advice.iter().cloned().collect();
         if let Some(other) = &fault.other {
-            notes.push(match (self.variable(other), self.span(other, Half::Value)) {
+            // Nothing around it will do: it may be a default, which stands nowhere.
+            notes.push(match (self.variables.get(other), self.spans.get(other)) {
                 (Some(variable), _) => format!("the other one is the variable {variable}"),
                 (None, Some(span)) => {
-                    let (line, column) = line_and_column(&self.text, span.start);
+                    let (line, column) = line_and_column(&self.text, span.value.start);
                     format!("the other one is in line {line}, column {column}")
                 }
                 (None, None) => format!("the other one is the default of `{other}`"),
@@ -151,6 +151,34 @@ fn index(value: &Spanned<DeValue<'_>>, key: Range<usize>, at: At, spans: &mut Ha
         _ => {}
     }
     spans.insert(at, Span { key, value: value.span() });
+}
+
+/// What the parser could not read, in words for those who do not write TOML every day.
+fn syntax(name: &str, text: &str, error: &toml::de::Error) -> Error {
+    let span = error.span().unwrap_or(0..0);
+    let message = error.message();
+    let (number, _) = line_and_column(text, span.start);
+    let line = text.lines().nth(number - 1).unwrap_or("");
+    let key = line.split_once('=').map_or("key", |(key, _)| key.trim());
+    let quoted = || vec![format!("a text stands in quotes: {key} = \"…\"")];
+    let (what, notes) = match message {
+        _ if message.starts_with("string values must be quoted") => {
+            ("quotes are missing", quoted())
+        }
+        _ if message.starts_with("invalid float") || message.starts_with("invalid integer") => {
+            ("this is not a number", quoted())
+        }
+        _ if message.starts_with("invalid boolean") => {
+            ("this is not a value", vec!["true and false are written small".into()])
+        }
+        _ if message.starts_with("key with no value") => (
+            "an `=` is missing",
+            vec!["settings are written as key = value, under a [section]".into()],
+        ),
+        _ if message.contains("as i128") => ("this number is too large", Vec::new()),
+        _ => (message, Vec::new()),
+    };
+    Error(excerpt(name, text, span, what, &notes))
 }
 
 /// The message with file, line and column before it, and the line with a caret under the place.

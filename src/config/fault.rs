@@ -1,12 +1,6 @@
-//! What is wrong with a setting, and the error that tells a person where.
+//! What is wrong with a setting, before its place in the text is known.
 
 use std::fmt;
-
-/// Why there are no settings: the whole text for a person, several lines, with the place, an
-/// excerpt and advice. It shows no secrets and does not end with a line break.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(pub(super) String);
 
 /// One step from the root of the settings to a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

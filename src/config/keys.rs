@@ -33,12 +33,18 @@ pub fn keys(written: &[wire::Key], source: &Source) -> Result<Vec<api::Key>, Fau
         }
         if let Some(first) = keys.iter().position(|other| other.sha256 == sha256) {
             let what = format!("the keys {:?} and {:?} are the same", keys[first].name, key.name);
-            let advice = "give each its own: what a key may do would depend on which is found first";
+            let advice =
+                "give each its own: what a key may do would depend on which is found first";
             return Err(Fault::key(at(index), what).advise(advice).against(at(first)));
         }
         if key.scopes.is_empty() {
-            return Err(Fault::value(at(index).key("scopes"), "a key without scopes may do nothing")
-                .advise("scopes = [\"publish\"], or any of publish, sessions, events, metrics, admin"));
+            return Err(Fault::value(
+                at(index).key("scopes"),
+                "a key without scopes may do nothing",
+            )
+            .advise(
+                "scopes = [\"publish\"], or any of publish, sessions, events, metrics, admin",
+            ));
         }
         keys.push(api::Key {
             name: key.name.clone(),
@@ -54,9 +60,15 @@ fn hash(key: &wire::Key, at: &At, source: &Source) -> Result<[u8; 32], Fault> {
     let one = "exactly one of sha256, key_file and key_env says what the key is";
     match (&key.sha256, &key.key_file, &key.key_env) {
         (Some(hex), None, None) => digits(hex).ok_or_else(|| {
-            let what = format!("a sha256 is 64 hexadecimal digits, this has {} characters", hex.chars().count());
-            Fault::value(at.key("sha256"), what)
-                .advise("printf %s \"$KEY\" | sha256sum makes one; key_file and key_env take the key itself")
+            let found = match hex.chars().count() {
+                64 => "not all of these are".into(),
+                count => format!("these are {count} characters"),
+            };
+            let what = format!("a sha256 is 64 hexadecimal digits, {found}");
+            Fault::value(at.key("sha256"), what).advise(
+                "printf %s \"$KEY\" | sha256sum makes one; \
+                     key_file and key_env take the key itself",
+            )
         }),
         (None, Some(path), None) => file(path, &at.key("key_file")),
         (None, None, Some(name)) => {
@@ -100,7 +112,8 @@ fn file(path: &Path, at: &At) -> Result<[u8; 32], Fault> {
 fn secret_hash(secret: &[u8], at: At) -> Result<[u8; 32], Fault> {
     let secret = secret.trim_ascii();
     if secret.len() < SECRET_BYTES_MIN {
-        let what = format!("the key has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.len());
+        let what =
+            format!("the key has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.len());
         return Err(Fault::value(at, what).advise("openssl rand -hex 32 makes a good one"));
     }
     if secret.len() > SECRET_BYTES_MAX {

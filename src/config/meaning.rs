@@ -9,11 +9,14 @@ use std::num::NonZero;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::api;
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
 use crate::config::{Drain, Log, Settings, Source, keys, wire};
-use crate::proto::paths::{Configured, Origins, Paths, Pattern};
-use crate::{api, gateway, hub, relay};
+use crate::gateway;
+use crate::hub;
+use crate::proto::paths::{Configured, Invalid, Origins, Paths, Pattern};
+use crate::relay;
 
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
@@ -63,7 +66,10 @@ pub fn settings(
 /// What has to hold the largest of something else.
 fn holds(limits: &wire::Limits, written: &dyn Fn(&At) -> bool) -> Result<(), Fault> {
     let pairs = [
-        (("mailbox_bytes_max", limits.mailbox_bytes_max), ("frame_bytes_max", limits.frame_bytes_max)),
+        (
+            ("mailbox_bytes_max", limits.mailbox_bytes_max),
+            ("frame_bytes_max", limits.frame_bytes_max),
+        ),
         (
             ("inbound_total_bytes_max", limits.inbound_total_bytes_max),
             ("message_bytes_max", limits.message_bytes_max),
@@ -85,10 +91,10 @@ fn gateway(wire: &wire::Wire) -> Result<gateway::Config, Fault> {
     let clients = &wire.clients;
     Ok(gateway::Config {
         listen: address(&clients.listen, At::keys(["clients", "listen"]))?,
-        tls: clients.tls.as_ref().map(|tls| gateway::Tls {
-            cert: tls.cert.clone(),
-            key: tls.key.clone(),
-        }),
+        tls: clients
+            .tls
+            .as_ref()
+            .map(|tls| gateway::Tls { cert: tls.cert.clone(), key: tls.key.clone() }),
         origins: origins(&clients.origins, &At::keys(["clients", "origins"]))?,
         handshake_timeout: clients.handshake_timeout.0,
         handshakes_max: wire.limits.handshakes_max,
@@ -114,11 +120,7 @@ fn api(wire: &wire::Wire, source: &Source) -> Result<api::Config, Fault> {
 }
 
 /// The two listeners, on addresses that can both be bound.
-fn apart(
-    clients: SocketAddr,
-    api: SocketAddr,
-    written: &dyn Fn(&At) -> bool,
-) -> Result<(), Fault> {
+fn apart(clients: SocketAddr, api: SocketAddr, written: &dyn Fn(&At) -> bool) -> Result<(), Fault> {
     let (one, two) = (clients.ip().to_canonical(), api.ip().to_canonical());
     let same = one == two || one.is_unspecified() || two.is_unspecified();
     if clients.port() != api.port() || clients.port() == 0 || !same {
@@ -148,7 +150,9 @@ fn address(text: &str, at: At) -> Result<SocketAddr, Fault> {
                 };
                 fault.advise(format!("a port is missing: \"{with}\""))
             }
-            _ => fault.advise("an IP address and a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\""),
+            _ => {
+                fault.advise("an IP address and a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"")
+            }
         }
     })
 }
@@ -157,8 +161,11 @@ fn origins(written: &[String], at: &At) -> Result<Origins, Fault> {
     if let Some(any) = written.iter().position(|origin| origin == "*") {
         return match written.len() {
             1 => Ok(Origins::Any),
-            _ => Err(Fault::value(at.index(any), "\"*\" allows every origin, the others say nothing")
-                .advise("leave \"*\" out, or leave it alone")),
+            _ => Err(Fault::value(
+                at.index(any),
+                "\"*\" allows every origin, the others say nothing",
+            )
+            .advise("leave \"*\" out, or leave it alone")),
         };
     }
     let mut same_host = false;
@@ -176,7 +183,8 @@ fn origins(written: &[String], at: &At) -> Result<Origins, Fault> {
 
 /// As browsers send it: lower case, without the scheme's own port. The error is advice.
 fn origin(text: &str) -> Result<String, String> {
-    let example = "an origin is a scheme and a host, as in \"https://app.example\"; \"same-host\" and \"*\" are words";
+    let example = "an origin is a scheme and a host, as in \"https://app.example\", \
+                   or one of the words \"same-host\" and \"*\"";
     let text = text.to_ascii_lowercase();
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(match nearest(&text, ["same-host"]) {
@@ -204,7 +212,9 @@ fn origin(text: &str) -> Result<String, String> {
         return Err(example.into());
     }
     Ok(match (scheme, number) {
-        (_, None) | ("http", Some(Ok(80))) | ("https", Some(Ok(443))) => format!("{scheme}://{host}"),
+        (_, None) | ("http", Some(Ok(80))) | ("https", Some(Ok(443))) => {
+            format!("{scheme}://{host}")
+        }
         (_, Some(port)) => format!("{scheme}://{host}:{}", port.unwrap_or_default()),
     })
 }
@@ -218,20 +228,7 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
     let mut paths = Paths::default();
     for (index, written) in wire.path.iter().enumerate() {
         let at = root.index(index);
-        let invalid = |error| {
-            use crate::proto::paths::Invalid;
-            let fault = Fault::value(at.key("path"), format!("{:?}: {error}", written.path));
-            let same = |other: &str| wire.path[..index].iter().position(|one| one.path == other);
-            let first = match &error {
-                Invalid::Twice => same(&written.path),
-                Invalid::Overlaps(other) => same(other),
-                Invalid::Path(_) | Invalid::Braces => None,
-            };
-            match first {
-                Some(first) => fault.against(root.index(first).key("path")),
-                None => fault,
-            }
-        };
+        let invalid = |error| invalid(error, &wire.path[..=index]);
         let pattern = Pattern::parse(&written.path).map_err(invalid)?;
         let concrete_paths_max = written.concrete_paths_max;
         paths
@@ -253,6 +250,31 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
     Ok(paths)
 }
 
+/// Why the last of these paths is refused.
+fn invalid(error: Invalid, written: &[wire::Path]) -> Fault {
+    let at = |index| At::keys(["path"]).index(index).key("path");
+    let last = written.len() - 1;
+    let text = &written[last].path;
+    let first = |other: &str| written.iter().position(|one| one.path == other).unwrap_or(last);
+    match &error {
+        Invalid::Twice => {
+            Fault::value(at(last), format!("{text:?} {error}")).against(at(first(text)))
+        }
+        Invalid::Overlaps(other) => {
+            Fault::value(at(last), format!("{text:?} {error}")).against(at(first(other)))
+        }
+        Invalid::Path(_) | Invalid::Braces => {
+            let fault = Fault::value(at(last), format!("{text:?} is not a path: {error}"));
+            match Pattern::parse(&format!("/{text}")) {
+                Ok(pattern) if !text.starts_with('/') => {
+                    fault.advise(format!("did you mean \"{}\"?", pattern.text()))
+                }
+                _ => fault,
+            }
+        }
+    }
+}
+
 /// Names as they stand in `Sec-WebSocket-Protocol`: tokens (RFC 9110, 5.6.2), each once.
 fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
     let mut seen = HashSet::new();
@@ -272,7 +294,8 @@ fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
 
 fn log(log: &wire::Log) -> Result<Log, Fault> {
     let fault = |what: String| Fault::value(At::keys(["log", "level"]), what);
-    let example = "one of off, error, warn, info, debug, trace, or by module: \"info,pathcast::hub=debug\"";
+    let example =
+        "one of off, error, warn, info, debug, trace, or by module: \"info,pathcast::hub=debug\"";
     // `EnvFilter` takes a mistyped level for the name of a module and logs nothing of the rest.
     let levels = log.level.split(',').map(|directive| directive.rsplit('=').next().unwrap_or(""));
     for level in levels.filter(|_| !log.level.contains('[')) {

@@ -1,10 +1,10 @@
 //! Text and environment turned into each part's own `Config`; the only reader of both.
 //!
-//! The way of a setting: the file is parsed and every value's place kept ([`document`]), variables
-//! are laid over it ([`variables`]), keys, types and ranges are held against the schema
-//! ([`schema`]), the text becomes the wire structs ([`wire`], [`unit`]), and these get their
-//! meaning ([`meaning`], [`keys`]). Whatever goes wrong on the way is told once, at its place
-//! ([`fault`]). Nothing of the wire gets out: the parts see their own types only.
+//! The way of a setting: the file is parsed and every value's place kept (`document`), variables
+//! are laid over it (`variables`), keys, types and ranges are held against the schema
+//! (`schema`), the text becomes the wire structs (`wire`, `unit`), and these get their
+//! meaning (`meaning`, `keys`). Whatever goes wrong on the way is told once, at its place
+//! (`fault`). Nothing of the wire gets out: the parts see their own types only.
 
 mod document;
 mod fault;
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api;
 use crate::config::document::Document;
-use crate::config::fault::{Error, Fault, Step};
+use crate::config::fault::{Fault, Step};
 use crate::config::schema::Schema;
 use crate::config::wire::Wire;
 use crate::gateway;
@@ -85,6 +85,12 @@ pub struct Source {
     pub env: Vec<(String, String)>,
 }
 
+/// Why there are no settings: the whole text for a person, several lines, with the place, an
+/// excerpt and advice. It shows no secrets and does not end with a line break.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
 impl Source {
     /// The environment of this process, and the file that was asked for: by the argument, else by
     /// `PATHCAST_CONFIG` if that is not empty. No file is looked for anywhere: settings never come
@@ -102,10 +108,15 @@ impl Source {
 /// Reads the settings. The error's `Display` is the whole text for the person who wrote them: the
 /// first thing wrong, in the order of the file.
 pub fn load(source: &Source) -> Result<Settings, Error> {
-    let mut document = match &source.path {
-        Some(path) => Document::parse(path.display().to_string(), file(path)?)?,
-        None => Document::parse("settings".into(), NO_FILE.into())?,
-    };
+    match &source.path {
+        Some(path) => understand(&path.display().to_string(), &file(path)?, source),
+        None => understand("settings", NO_FILE, source),
+    }
+}
+
+/// The settings of a text, which errors call by this name.
+fn understand(name: &str, text: &str, source: &Source) -> Result<Settings, Error> {
+    let mut document = Document::parse(name, text)?;
     let schema = Schema::new();
     variables::lay_over(&mut document, &schema, &source.env)?;
     let tell = |fault: &Fault| document.error(fault);
@@ -114,8 +125,8 @@ pub fn load(source: &Source) -> Result<Settings, Error> {
         return Err(tell(first));
     }
     let wire = read(document.values()).map_err(|fault| tell(&fault))?;
-    let mut settings = meaning::settings(wire, source, &|at| document.has(at))
-        .map_err(|fault| tell(&fault))?;
+    let mut settings =
+        meaning::settings(wire, source, &|at| document.has(at)).map_err(|fault| tell(&fault))?;
     settings.source.clone_from(&source.path);
     Ok(settings)
 }
@@ -193,3 +204,6 @@ fn bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
         false => Err(Error::new(ErrorKind::FileTooLarge, format!("more than {bytes_max} bytes"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

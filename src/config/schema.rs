@@ -136,10 +136,13 @@ impl Schema {
                 );
             }
             ("object" | "array" | "string" | "integer" | "boolean", _) => {
-                let what =
-                    format!("expected {}, found {}", expected(node, name), article(value.type_str()));
-                let advice = node.get("default").map(|text| format!("the default is {text}"));
-                faults.push(Fault { advice, ..Fault::value(at.clone(), what) });
+                let what = format!(
+                    "expected {}, found {}",
+                    expected(node, name),
+                    article(value.type_str())
+                );
+                faults
+                    .push(Fault { advice: example(node, value), ..Fault::value(at.clone(), what) });
             }
             _ => {}
         }
@@ -156,7 +159,8 @@ impl Schema {
         for key in required.filter_map(Json::as_str).filter(|key| !table.contains_key(*key)) {
             let what = format!("{} needs `{key}`", section(at));
             let described = node.pointer(&format!("/properties/{key}/description"));
-            let advice = described.and_then(Json::as_str).map(|text| format!("{key}: {text}"));
+            let described = described.and_then(Json::as_str);
+            let advice = described.map(|text| format!("{key}: {}", text.replace('\n', " ")));
             let fault = Fault::key(at.key(key), what);
             faults.push(Fault { advice, ..fault });
         }
@@ -172,11 +176,20 @@ impl Schema {
         if let Some(nearest) = nearest(key, known.iter().copied()) {
             return fault.advise(format!("did you mean `{nearest}`?"));
         }
+        let longer: Vec<String> = known
+            .iter()
+            .filter(|known| key.len() >= 3 && known.starts_with(key))
+            .map(|known| format!("`{known}`"))
+            .collect();
+        if !longer.is_empty() {
+            return fault.advise(format!("did you mean {}?", longer.join(" or ")));
+        }
         let mut homes = Vec::new();
-        self.walk(&mut |keys, _| {
+        self.walk(&mut |keys, node| {
             if let [home @ .., last] = keys
                 && *last == key
                 && !home.is_empty()
+                && !is_table(node.get("items"))
             {
                 homes.push(home_name(home));
             }
@@ -198,10 +211,7 @@ pub enum Untyped {
 }
 
 /// The known word that somebody most likely meant, if any is near enough.
-pub fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item: AsRef<str> + 'a>,
-) -> Option<String> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item: AsRef<str> + 'a>) -> Option<String> {
     let near = |known: &str| (distance(word, known), known.to_string());
     let (distance, known) = known.into_iter().map(|known| near(known.as_ref())).min()?;
     (distance <= 1 + word.chars().count().min(known.len()) / 4).then_some(known)
@@ -217,11 +227,28 @@ fn kind(node: &Json) -> &str {
 }
 
 fn words(node: &Json) -> Vec<&str> {
-    node.get("enum").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).collect()
+    node.get("enum")
+        .and_then(Json::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_str)
+        .collect()
 }
 
 fn is_table(node: Option<&Json>) -> bool {
     node.is_some_and(|node| kind(node) == "object")
+}
+
+/// How it could be written.
+fn example(node: &Json, found: &Value) -> Option<String> {
+    match (kind(node), found) {
+        ("integer" | "boolean", Value::String(text)) if text.parse::<Value>().is_ok() => {
+            Some("without the quotes".into())
+        }
+        ("object", _) => None,
+        ("array", _) if is_table(node.get("items")) => None,
+        _ => node.get("default").map(|default| format!("for example {default}")),
+    }
 }
 
 /// A schema in words.
@@ -258,11 +285,14 @@ fn article(kind: &str) -> String {
 
 /// A table as the file calls it.
 fn section(at: &At) -> String {
-    let key = |step| match step {
-        &Step::Key(ref key) => key.as_str(),
-        Step::Index(_) => "[]",
-    };
-    home_name(&at.0.iter().map(key).collect::<Vec<&str>>())
+    let mut keys = Vec::new();
+    for step in &at.0 {
+        keys.push(match step {
+            Step::Key(key) => key.as_str(),
+            Step::Index(_) => "[]",
+        });
+    }
+    home_name(&keys)
 }
 
 fn home_name(keys: &[&str]) -> String {
@@ -270,5 +300,87 @@ fn home_name(keys: &[&str]) -> String {
     match keys.last() {
         Some(&"[]") => format!("[[{}]]", names.join(".")),
         _ => format!("[{}]", names.join(".")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> String {
+        let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    #[test]
+    fn the_published_schema_is_current() {
+        let refresh = "cargo run --quiet -- check --schema > docs/config.schema.json";
+        assert!(file("config.schema.json") == Schema::new().text(), "refresh it: {refresh}");
+    }
+
+    /// In the table of its section, the row of a key begins with the key and has the default next.
+    #[test]
+    fn every_key_is_documented_with_its_default() {
+        let docs = file("configuration.md");
+        Schema::new().walk(&mut |keys, node| {
+            let [home @ .., key] = keys else { return };
+            if home.is_empty() || is_table(Some(node)) || is_table(node.get("items")) {
+                let names: Vec<&str> = keys.iter().copied().filter(|key| *key != "[]").collect();
+                let heading = format!("[{}]", names.join("."));
+                assert!(docs.contains(&heading), "docs/configuration.md has no {heading}");
+                return;
+            }
+            let heading = format!("\n## `{}`", home_name(home));
+            let section = docs.split(&heading).nth(1);
+            let section =
+                section.unwrap_or_else(|| panic!("docs/configuration.md has no {heading}"));
+            let section = section.split("\n## ").next().unwrap_or("");
+            let row = section.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+            let row = row.unwrap_or_else(|| panic!("no row for `{key}` under {heading}"));
+            let default = match node.get("default") {
+                Some(Json::Array(array)) => {
+                    let items: Vec<String> = array.iter().map(Json::to_string).collect();
+                    format!("| `[{}]` |", items.join(", "))
+                }
+                Some(default) => format!("| `{default}` |"),
+                None => "| ".into(),
+            };
+            let told = row.contains(&default);
+            assert!(told, "the default of `{key}` under {heading} is {default}: {row}");
+        });
+    }
+
+    /// The complete example of the documentation, in its only block that begins with a comment.
+    #[test]
+    fn the_example_of_the_documentation_is_valid_and_complete() {
+        let docs = file("configuration.md");
+        let example = docs.split("```toml\n# ").nth(1).and_then(|rest| rest.split("```").next());
+        let example = format!("# {}", example.expect("there is an example"));
+        let values: toml::Table = toml::from_str(&example).expect("the example is TOML");
+        assert_eq!(Schema::new().check(&values), []);
+        Schema::new().walk(&mut |keys, node| {
+            let key = keys.last().copied().unwrap_or_default();
+            let written =
+                example.contains(&format!("{key} = ")) || example.contains(&format!("{key}]"));
+            assert!(written || kind(node) == "object", "the example lacks {keys:?}");
+        });
+    }
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        #[track_caller]
+        fn check(word: &str, expected: Option<&str>) {
+            let known = ["listen", "origins", "tls", "handshake_timeout", "path"];
+            assert_eq!(nearest(word, known).as_deref(), expected, "{word}");
+        }
+        check("lisen", Some("listen"));
+        check("Listen", Some("listen"));
+        check("lsiten", Some("listen"));
+        check("origin", Some("origins"));
+        check("paths", Some("path"));
+        check("handshaketimeout", Some("handshake_timeout"));
+        check("echo", None);
+        check("certificate", None);
+        check("", None);
     }
 }

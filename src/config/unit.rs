@@ -52,10 +52,7 @@ impl Quantity for Period {
     const EXPECTED: &'static str = "a duration such as \"30s\"";
 
     fn parse(text: &str) -> Result<Period, String> {
-        match milliseconds(text)? {
-            0 => Err(format!("{text:?} is no time at all: at least \"1ms\"")),
-            ms => Ok(Period(Duration::from_millis(ms))),
-        }
+        time(text, Period::EXPECTED, "at least \"1ms\"").map(Period)
     }
 }
 
@@ -66,12 +63,8 @@ impl Quantity for Interval {
         if text == "off" {
             return Ok(Interval(None));
         }
-        match milliseconds(text) {
-            Ok(0) => Err(format!("{text:?} is no time at all: to switch it off, say \"off\"")),
-            Ok(ms) => Ok(Interval(Some(Duration::from_millis(ms)))),
-            Err(_) if text == "0" => Err("to switch it off, say \"off\"".into()),
-            Err(why) => Err(why),
-        }
+        time(text, Interval::EXPECTED, "to switch it off, say \"off\"")
+            .map(|time| Interval(Some(time)))
     }
 }
 
@@ -80,6 +73,9 @@ impl Quantity for Size {
 
     fn parse(text: &str) -> Result<Size, String> {
         let (number, unit) = split(text, Size::EXPECTED)?;
+        if number == 0 {
+            return Err(format!("{text:?} leaves room for nothing: at least \"1B\""));
+        }
         if unit.is_empty() {
             let written = ["B", "KiB", "MiB", "MB"].map(|unit| format!("\"{number}{unit}\""));
             return Err(format!("{text} has no unit: write for example {}", written.join(", ")));
@@ -88,11 +84,11 @@ impl Quantity for Size {
         let same = |(name, _): &&(&str, u64)| name.eq_ignore_ascii_case(unit);
         let Some((_, bytes_each)) = SIZES.iter().find(same) else {
             return Err(format!(
-                "{text:?}: the units are B, KiB, MiB, GiB (steps of 1024) and kB, MB, GB (steps of 1000)"
+                "{text:?}: the units are B, KiB, MiB, GiB (steps of 1024) \
+                 and kB, MB, GB (steps of 1000)"
             ));
         };
         match number.checked_mul(*bytes_each) {
-            Some(0) => Err(format!("{text:?} leaves room for nothing: at least \"1B\"")),
             Some(bytes) if bytes <= SIZE_BYTES_MAX => {
                 usize::try_from(bytes).map(Size).map_err(|_| format!("{text:?} is too large"))
             }
@@ -101,8 +97,12 @@ impl Quantity for Size {
     }
 }
 
-fn milliseconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = split(text, Period::EXPECTED)?;
+/// `instead` tells what to write in the place of zero.
+fn time(text: &str, expected: &str, instead: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text, expected)?;
+    if number == 0 {
+        return Err(format!("{text:?} is no time at all: {instead}"));
+    }
     if unit.is_empty() {
         let [ms, s, m, h] = ["ms", "s", "m", "h"].map(|unit| format!("\"{number}{unit}\""));
         return Err(format!("{text} has no unit: write {ms}, {s}, {m} or {h}"));
@@ -110,8 +110,8 @@ fn milliseconds(text: &str) -> Result<u64, String> {
     let Some((_, ms_each)) = TIMES.iter().find(|(name, _)| *name == unit) else {
         return Err(format!("{text:?}: the units are ms, s, m and h, as in \"30s\""));
     };
-    match number.checked_mul(*ms_each) {
-        Some(ms) if Duration::from_millis(ms) <= DURATION_MAX => Ok(ms),
+    match number.checked_mul(*ms_each).map(Duration::from_millis) {
+        Some(time) if time <= DURATION_MAX => Ok(time),
         _ => Err(format!("{text:?} is too long: at most \"10000h\"")),
     }
 }
@@ -279,7 +279,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_as_the_same(ms in 1..36_000_000_000u64, bytes in 1..=1usize << 40) {
+        fn what_is_written_reads_as_the_same(
+            ms in 1..36_000_000_000u64,
+            bytes in 1..=1usize << 40,
+        ) {
             let period = Period(Duration::from_millis(ms));
             prop_assert_eq!(Period::parse(&period.to_string()), Ok(period));
             prop_assert_eq!(Size::parse(&Size(bytes).to_string()), Ok(Size(bytes)));

@@ -3,8 +3,9 @@
 //! They beat the file. Everything with a single underscore is somebody else's: Kubernetes sets
 //! `PATHCAST_PORT`, `PATHCAST_SERVICE_HOST` and more for a Service named `pathcast`.
 
+use crate::config::Error;
 use crate::config::document::Document;
-use crate::config::fault::{At, Error};
+use crate::config::fault::At;
 use crate::config::schema::{Schema, Untyped, nearest};
 
 const PREFIX: &str = "PATHCAST__";
@@ -15,6 +16,9 @@ pub fn lay_over(
     schema: &Schema,
     env: &[(String, String)],
 ) -> Result<(), Error> {
+    // In a fixed order, so that the same mistake is told every time.
+    let mut env: Vec<&(String, String)> = env.iter().collect();
+    env.sort();
     for (name, value) in env {
         let upper = name.to_ascii_uppercase();
         let Some(setting) = upper.strip_prefix(PREFIX) else { continue };
@@ -24,7 +28,8 @@ pub fn lay_over(
         let value = schema.typed(&keys, value).map_err(|untyped| match untyped {
             Untyped::Unknown => unknown(schema, name, setting),
             Untyped::NotSingle => Error(format!(
-                "{name}: `{at}` is a list or a table\n = a variable sets a single value: write this one into the file"
+                "{name}: `{at}` is a list or a table\n \
+                 = a variable sets a single value: write this one into the file"
             )),
             Untyped::Wrong(what) => Error(format!("{name}: {what}")),
         })?;
