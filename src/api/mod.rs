@@ -33,5 +33,14 @@ pub enum Scope {
     Admin,
 }
 pub struct State;
-impl State { pub fn new(_: Config, _: std::sync::Arc<crate::relay::Relay>, _: std::sync::Arc<crate::metrics::Metrics>, _: crate::lifecycle::Lifecycle) -> State { State } }
+impl State {
+    pub fn new(
+        _: Config,
+        _: std::sync::Arc<crate::relay::Relay>,
+        _: std::sync::Arc<crate::metrics::Metrics>,
+        _: crate::lifecycle::Lifecycle,
+    ) -> State {
+        State
+    }
+}
 pub async fn serve(_l: tokio::net::TcpListener, _s: State) {}

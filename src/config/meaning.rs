@@ -12,11 +12,12 @@ use tracing_subscriber::EnvFilter;
 use crate::api;
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
-use crate::config::{Drain, Log, Settings, Source, keys, wire};
+use crate::config::{Drain, Settings, Source, keys, wire};
 use crate::gateway;
 use crate::hub;
 use crate::proto::paths::{Configured, Invalid, Origins, Paths, Pattern};
 use crate::relay;
+use crate::trace;
 
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
@@ -292,7 +293,7 @@ fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
     Ok(written.to_vec())
 }
 
-fn log(log: &wire::Log) -> Result<Log, Fault> {
+fn log(log: &wire::Log) -> Result<trace::Config, Fault> {
     let fault = |what: String| Fault::value(At::keys(["log", "level"]), what);
     let example =
         "one of off, error, warn, info, debug, trace, or by module: \"info,pathcast::hub=debug\"";
@@ -308,7 +309,7 @@ fn log(log: &wire::Log) -> Result<Log, Fault> {
         }
     }
     match EnvFilter::builder().parse(&log.level) {
-        Ok(_) => Ok(Log { format: log.format, level: log.level.clone() }),
+        Ok(_) => Ok(trace::Config { format: log.format, level: log.level.clone() }),
         Err(error) => Err(fault(format!("{:?}: {error}", log.level)).advise(example)),
     }
 }

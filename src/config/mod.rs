@@ -18,9 +18,6 @@ mod wire;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::api;
 use crate::config::document::Document;
 use crate::config::fault::{Fault, Step};
@@ -30,6 +27,7 @@ use crate::gateway;
 use crate::hub;
 use crate::proto::paths::Paths;
 use crate::relay;
+use crate::trace;
 
 /// The largest file that is taken for settings; more than that is a mistake, or a device.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -46,26 +44,12 @@ pub struct Settings {
     pub relay: relay::Config,
     /// At least one.
     pub paths: Paths,
-    pub log: Log,
+    pub log: trace::Config,
     pub drain: Drain,
     /// The file they came from.
     pub source: Option<PathBuf>,
     /// As they would be written; the secrets are still in here.
     wire: Wire,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    pub format: Format,
-    /// Directives of `tracing_subscriber::EnvFilter`, known to parse.
-    pub level: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    Human,
-    Json,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

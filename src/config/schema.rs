@@ -7,9 +7,9 @@
 use serde_json::Value as Json;
 use toml::Value;
 
-use crate::proto::spelling::distance;
 use crate::config::fault::{At, Fault, Step};
 use crate::config::wire::Wire;
+use crate::proto::spelling::distance;
 
 /// What a value has to be, as far as its schema says.
 pub struct Schema(Json);

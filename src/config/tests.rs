@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::grant::{Glob, Grant};
 use crate::proto::paths::{Configured, Origins, Pattern};
+use crate::trace::Format;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -159,6 +160,7 @@ fn every_setting_gets_to_its_part() {
         shards: 3,
         sessions_max: 11,
         message_bytes_max: 1000,
+        frame_bytes_max: 4 << 20,
         outbox_bytes_max: 5000,
         outbox_total_bytes_max: 6000,
         inbound_total_bytes_max: 7000,
@@ -179,7 +181,7 @@ fn every_setting_gets_to_its_part() {
     // printf %s 0123456789abcdef | sha256sum
     assert_eq!((some.sha256[0], some.sha256[31]), (0x9f, 0x9f));
     let level = "warn,pathcast::hub=debug".into();
-    assert_eq!(settings.log, Log { format: Format::Json, level });
+    assert_eq!(settings.log, trace::Config { format: Format::Json, level });
     assert_eq!(settings.drain, Drain { retry_after: second(15), timeout: second(16) });
     let paths: Vec<Configured> = settings.paths.iter().map(|one| (**one).clone()).collect();
     let room = Configured {

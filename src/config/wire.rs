@@ -10,8 +10,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Format;
 use crate::config::unit::{Interval, Period, Size};
+use crate::trace::Format;
 
 /// The settings of pathcast. Any single value of a section can also be set by the environment
 /// variable PATHCAST__SECTION__KEY, which beats the file.

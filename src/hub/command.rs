@@ -20,9 +20,18 @@ pub type Reply = oneshot::Sender<Answer>;
 
 pub enum Command {
     /// Frames for everybody on a path.
-    Broadcast { path: Path, frames: Frames, at: Instant },
+    Broadcast {
+        path: Path,
+        frames: Frames,
+        at: Instant,
+    },
     /// A frame for one session.
-    Unicast { to: SessionId, reach: Reach, content: Content, reply: Reply },
+    Unicast {
+        to: SessionId,
+        reach: Reach,
+        content: Content,
+        reply: Reply,
+    },
     /// A session whose 101 is about to be sent. It takes its place among the broadcasts now.
     Reserve {
         id: SessionId,
@@ -31,12 +40,33 @@ pub enum Command {
         metrics: Arc<PathMetrics>,
     },
     /// Its socket, after the 101.
-    Open { id: SessionId, socket: Socket, greeting: Box<Greeting> },
+    Open {
+        id: SessionId,
+        socket: Socket,
+        greeting: Box<Greeting>,
+    },
     /// Its 101 did not come about.
-    Abandon { id: SessionId },
-    LookUp { id: SessionId, grant: Grant, reply: Reply },
-    Close { id: SessionId, grant: Grant, close: Close, reply: Reply },
-    List { filter: Option<String>, after: Option<[u8; 16]>, limit: usize, grant: Grant, reply: Reply },
+    Abandon {
+        id: SessionId,
+    },
+    LookUp {
+        id: SessionId,
+        grant: Grant,
+        reply: Reply,
+    },
+    Close {
+        id: SessionId,
+        grant: Grant,
+        close: Close,
+        reply: Reply,
+    },
+    List {
+        filter: Option<String>,
+        after: Option<[u8; 16]>,
+        limit: usize,
+        grant: Grant,
+        reply: Reply,
+    },
     /// End all sessions of a configured path, or of all, a slice at a time.
     Sweep(Sweep),
     /// End the shard, its sockets with it.
@@ -75,7 +105,9 @@ pub struct Sweep {
 pub enum Farewell {
     Fixed(Close),
     /// 1012, with a delay of its own up to this for each, so that they do not come back at once.
-    RetryWithin { ms: u64 },
+    RetryWithin {
+        ms: u64,
+    },
 }
 
 impl Command {

@@ -37,17 +37,10 @@ pub struct Full;
 /// A mailbox whose reader polls `waker`'s registry.
 pub fn mailbox(bytes_max: usize, waker: mio::Waker) -> (Mailbox, Post) {
     let (sender, receiver) = mpsc::channel();
-    let shared = Shared {
-        bytes: AtomicUsize::new(0),
-        bytes_max,
-        asleep: AtomicBool::new(false),
-        waker,
-    };
+    let shared =
+        Shared { bytes: AtomicUsize::new(0), bytes_max, asleep: AtomicBool::new(false), waker };
     let shared = Arc::new(shared);
-    (
-        Mailbox { commands: sender, shared: shared.clone() },
-        Post { commands: receiver, shared },
-    )
+    (Mailbox { commands: sender, shared: shared.clone() }, Post { commands: receiver, shared })
 }
 
 impl Mailbox {

@@ -146,7 +146,13 @@ impl Hub {
 
     /// The session takes its place among the broadcasts: every one pushed from now on is for it.
     /// The caller follows with `open` or `abandon`.
-    pub fn reserve(&self, id: SessionId, path: Path, configured: Arc<Configured>, metrics: &Metrics) {
+    pub fn reserve(
+        &self,
+        id: SessionId,
+        path: Path,
+        configured: Arc<Configured>,
+        metrics: &Metrics,
+    ) {
         let metrics = metrics.path(configured.pattern.text());
         if let Some(shard) = self.shard(&id) {
             shard.occupied.fetch_add(1, Ordering::Relaxed);
@@ -229,7 +235,8 @@ impl Hub {
     /// The shards that do not turn.
     pub fn stuck(&self) -> Vec<usize> {
         let now = self.started.elapsed();
-        let turned = |shard: &Handle| Duration::from_millis(shard.turned_ms.load(Ordering::Relaxed));
+        let turned =
+            |shard: &Handle| Duration::from_millis(shard.turned_ms.load(Ordering::Relaxed));
         let is_stuck = |shard: &Handle| now > turned(shard) + STUCK_AFTER;
         let numbered = self.shards.iter().enumerate();
         numbered.filter(|(_, shard)| is_stuck(shard)).map(|(number, _)| number).collect()

@@ -101,7 +101,12 @@ impl Presence {
         let is_there = |&(_, &sessions): &(usize, &u32)| sessions > 0;
         let shards = entry.sessions.iter().enumerate().filter(is_there).map(|(at, _)| at).collect();
         let all: u32 = entry.sessions.iter().sum();
-        Some(Audience { configured: entry.configured.clone(), shards, payload: all > entry.whole, whole: entry.whole > 0 })
+        Some(Audience {
+            configured: entry.configured.clone(),
+            shards,
+            payload: all > entry.whole,
+            whole: entry.whole > 0,
+        })
     }
 
     /// In the order of the paths.

@@ -266,9 +266,9 @@ impl Room {
                 let splice = waiting.pop_front_if(|splice| splice.at <= end);
                 let until = splice.as_ref().map_or(end, |splice| splice.at);
                 if position < until {
-                    let part = round.frames.slice(
-                        (position - round.base) as usize..(until - round.base) as usize,
-                    );
+                    let part = round
+                        .frames
+                        .slice((position - round.base) as usize..(until - round.base) as usize);
                     let count = frame::count(&part);
                     if deliver(sessions, slot, &part, count, &self.metrics) {
                         parts += count;

@@ -4,8 +4,8 @@
 //! cause; what is left of it then lingers for the close handshake and holds nothing but its
 //! socket. Whoever learns that it ended (rooms, backends, metrics) learns it at that moment.
 
-use std::collections::{BTreeMap, BinaryHeap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ use bytes::Bytes;
 use mio::{Registry, Token};
 use slab::Slab;
 
+use crate::hub::Config;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
 use crate::hub::outbox::Outbox;
 use crate::hub::socket::Socket;
-use crate::hub::Config;
 use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::SessionInfo;
 use crate::proto::close::{Cause, Close};
@@ -244,7 +244,12 @@ impl Sessions {
     }
 
     /// The socket of a reserved session. One that ended meanwhile gets its farewell on it.
-    pub fn open(&mut self, random: &[u8; 16], mut socket: Socket, greeting: &Greeting) -> Option<usize> {
+    pub fn open(
+        &mut self,
+        random: &[u8; 16],
+        mut socket: Socket,
+        greeting: &Greeting,
+    ) -> Option<usize> {
         let slot = *self.index.get(random)?;
         let session = &mut self.slab[slot];
         if session.socket.is_some() || session.phase == Phase::Done {
@@ -265,9 +270,8 @@ impl Sessions {
         session.opened_ms = unix_ms();
         session.heard_ms = self.now_ms;
         session.data_ms = self.now_ms;
-        let taken = |name: &String| {
-            session.configured.subprotocols.iter().position(|one| one == name)
-        };
+        let taken =
+            |name: &String| session.configured.subprotocols.iter().position(|one| one == name);
         session.subprotocol =
             greeting.subprotocol.as_ref().and_then(taken).and_then(|at| u8::try_from(at).ok());
         session.metrics.opened.inc();
@@ -429,8 +433,7 @@ impl Sessions {
     /// fit.
     pub fn hold(&mut self, bytes: usize) -> bool {
         self.inbound_bytes += bytes;
-        bytes == 0
-            || self.inbound_bytes <= self.config.inbound_total_bytes_max / self.config.shards
+        bytes == 0 || self.inbound_bytes <= self.config.inbound_total_bytes_max / self.config.shards
     }
 
     /// Takes back what `hold` was told.
@@ -672,7 +675,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| {
-        u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
-    })
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }

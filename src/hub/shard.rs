@@ -126,9 +126,8 @@ impl Shard {
 
     /// Sleeps until there is something to do; a command that came at the last moment.
     fn wait(&mut self, events: &mut Events) -> io::Result<Option<Command>> {
-        let is_busy = self.rooms.is_busy()
-            || !self.sessions.ready.is_empty()
-            || !self.sweeps.is_empty();
+        let is_busy =
+            self.rooms.is_busy() || !self.sessions.ready.is_empty() || !self.sweeps.is_empty();
         let command = if is_busy { None } else { self.post.before_sleep() };
         let timeout = if is_busy || command.is_some() {
             Duration::ZERO
@@ -167,9 +166,8 @@ impl Shard {
             Command::Abandon { id } => self.sessions.abandon(&id.random),
             Command::LookUp { id, grant, reply } => {
                 let known = self.granted(&id, &grant);
-                let answer = known.map_or(Answer::Gone, |slot| {
-                    Answer::Info(self.sessions.info(slot))
-                });
+                let answer =
+                    known.map_or(Answer::Gone, |slot| Answer::Info(self.sessions.info(slot)));
                 let _ = reply.send(answer);
             }
             Command::Close { id, grant, close, reply } => {
@@ -219,7 +217,13 @@ impl Shard {
         grant.allows(self.sessions.at(slot)?.path.as_str()).then_some(slot)
     }
 
-    fn list(&self, filter: Option<&str>, after: Option<[u8; 16]>, limit: usize, grant: &Grant) -> Answer {
+    fn list(
+        &self,
+        filter: Option<&str>,
+        after: Option<[u8; 16]>,
+        limit: usize,
+        grant: &Grant,
+    ) -> Answer {
         let mut found = Vec::new();
         let mut last = None;
         let mut looked_at = 0;

@@ -296,9 +296,8 @@ fn frame_bytes(frames: &[u8], start: usize) -> usize {
     match frames.get(start + 1) {
         Some(&LENGTH_16) => chunk(frames, start + 2)
             .map_or(rest, |&length| 4 + usize::from(u16::from_be_bytes(length))),
-        Some(&LENGTH_64) => {
-            chunk(frames, start + 2).map_or(rest, |&length| 10 + u64::from_be_bytes(length) as usize)
-        }
+        Some(&LENGTH_64) => chunk(frames, start + 2)
+            .map_or(rest, |&length| 10 + u64::from_be_bytes(length) as usize),
         Some(&short) => 2 + usize::from(short),
         None => rest,
     }

@@ -57,7 +57,9 @@ impl Glob {
                 p += 1;
             } else if p == path.len() && g == glob.len() {
                 return true;
-            } else if let Some((after, from)) = star.filter(|&(_, from)| path.get(from).is_some_and(|&byte| byte != b'/')) {
+            } else if let Some((after, from)) =
+                star.filter(|&(_, from)| path.get(from).is_some_and(|&byte| byte != b'/'))
+            {
                 star = Some((after, from + 1));
                 (g, p) = (after, from + 1);
             } else if let Some((after, from)) = stars.filter(|&(_, from)| from < path.len()) {

@@ -38,7 +38,10 @@ pub enum Origins {
     Any,
     /// Any of: the `Host` the request came to (ports ignored), or one of these, as
     /// `scheme://host[:port]`, lower case.
-    Listed { same_host: bool, origins: Vec<String> },
+    Listed {
+        same_host: bool,
+        origins: Vec<String>,
+    },
 }
 
 /// The text of a configured path, taken apart.

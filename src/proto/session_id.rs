@@ -159,7 +159,9 @@ mod tests {
     fn nothing_else_is_an_id() {
         let good = SessionId::MIN.to_string();
         assert_eq!(good, "a".repeat(40));
-        for bad in ["", "deadbeef", "__proto__", &good.to_uppercase(), &format!(" {good}"), &good[1..]] {
+        for bad in
+            ["", "deadbeef", "__proto__", &good.to_uppercase(), &format!(" {good}"), &good[1..]]
+        {
             assert_eq!(SessionId::parse(bad), None, "{bad:?}");
         }
         assert_eq!(SessionId::parse(&"é".repeat(20)), None);

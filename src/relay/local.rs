@@ -32,10 +32,8 @@ impl Receiver for Local {
             let (kind, payload) = is_needed.then(|| content.frame(wholemsg))??;
             (payload.len() <= self.frame_bytes_max).then(|| frame::encode(kind, &payload))
         };
-        let frames = Frames {
-            payload: form(audience.payload, false),
-            whole: form(audience.whole, true),
-        };
+        let frames =
+            Frames { payload: form(audience.payload, false), whole: form(audience.whole, true) };
         let refused = self.hub.broadcast(path, &frames, &audience.shards);
         if refused > 0 {
             let metrics = self.metrics.path(&audience.configured);

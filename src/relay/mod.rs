@@ -242,7 +242,8 @@ impl Relay {
                     page.cursor = page.sessions.last().map(|info| info.id);
                     return Ok(page);
                 }
-                let ask = Ask::List { filter: path.clone(), after: from, limit, grant: grant.clone() };
+                let ask =
+                    Ask::List { filter: path.clone(), after: from, limit, grant: grant.clone() };
                 match self.ask(pod, ask).await {
                     Ok(Answer::Sessions { sessions, after }) => {
                         page.sessions.extend(sessions);
