@@ -160,7 +160,7 @@ fn every_setting_gets_to_its_part() {
         shards: 3,
         sessions_max: 11,
         message_bytes_max: 1000,
-        frame_bytes_max: 4 << 20,
+        frame_bytes_max: 4000,
         outbox_bytes_max: 5000,
         outbox_total_bytes_max: 6000,
         inbound_total_bytes_max: 7000,

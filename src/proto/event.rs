@@ -156,3 +156,135 @@ fn number(out: &mut String, name: &str, value: u64) {
     member(out, name);
     push_number(out, value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    const POD: PodId = PodId([1; 8]);
+    const SESSION: SessionId = SessionId { pod: POD, shard: 2, random: [3; 16] };
+    const HEAD: Head<'_> = Head {
+        session: &SESSION,
+        path: "/ws/rooms/a",
+        pod: &POD,
+        seq: 7,
+        time_ms: 1_793_836_799_042,
+    };
+
+    /// `<session>` and `<pod>` stand for the texts of ours.
+    #[track_caller]
+    fn check(head: &Head<'_>, event: &Event<'_>, expected: &str) {
+        let json = json(head, event);
+        let text = std::str::from_utf8(&json).expect("text");
+        let short = text
+            .replace(&SESSION.to_string(), "<session>")
+            .replace(&format!("\"{POD}\""), "\"<pod>\"");
+        assert_eq!(short, expected);
+        let read: Value = serde_json::from_str(text).expect("JSON");
+        assert_eq!(read["id"], id(head, event));
+        assert_eq!(read["type"], kind(event));
+    }
+
+    #[test]
+    fn a_connect_tells_who_came() {
+        let connect = Event::Connect {
+            remote: "192.0.2.7:54321",
+            subprotocol: None,
+            user: None,
+            origin: None,
+            query: None,
+        };
+        check(
+            &Head { seq: 0, ..HEAD },
+            &connect,
+            r#"{"id":"<session>-0","type":"connect","path":"/ws/rooms/a","session":"<session>","seq":0,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","remote":"192.0.2.7:54321"}"#,
+        );
+        let connect = Event::Connect {
+            remote: "[2001:db8::1]:1",
+            subprotocol: Some("v1.chat"),
+            user: Some("Jana \"J\" Nováková"),
+            origin: Some("https://example.com"),
+            query: Some(""),
+        };
+        check(
+            &Head { seq: 0, ..HEAD },
+            &connect,
+            r#"{"id":"<session>-0","type":"connect","path":"/ws/rooms/a","session":"<session>","seq":0,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","remote":"[2001:db8::1]:1","subprotocol":"v1.chat","user":"Jana \"J\" Nováková","origin":"https://example.com","query":""}"#,
+        );
+    }
+
+    #[test]
+    fn a_message_carries_its_msg_as_it_is() {
+        let msg = r#"{"payload":1.50,"_session":{"type":"websocket","id":"x"}}"#;
+        check(
+            &HEAD,
+            &Event::Message { msg },
+            r#"{"id":"<session>-7","type":"message","path":"/ws/rooms/a","session":"<session>","seq":7,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","msg":{"payload":1.50,"_session":{"type":"websocket","id":"x"}}}"#,
+        );
+    }
+
+    #[test]
+    fn a_disconnect_tells_how_it_ended() {
+        check(
+            &HEAD,
+            &Event::Disconnect { close: &Close::new(4001, "by\ne"), cause: Cause::TooBig },
+            r#"{"id":"<session>-end","type":"disconnect","path":"/ws/rooms/a","session":"<session>","seq":7,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","code":4001,"reason":"by\ne","cause":"too_big"}"#,
+        );
+    }
+
+    #[track_caller]
+    fn time(time_ms: u64, expected: &str) {
+        let mut out = String::new();
+        push_time(&mut out, time_ms);
+        assert_eq!(out, format!("\"{expected}\""));
+    }
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        time(0, "1970-01-01T00:00:00.000Z");
+        time(1, "1970-01-01T00:00:00.001Z");
+        time(951_782_400_000, "2000-02-29T00:00:00.000Z");
+        time(1_709_251_199_999, "2024-02-29T23:59:59.999Z");
+        time(1_709_251_200_000, "2024-03-01T00:00:00.000Z");
+        time(4_107_542_399_100, "2100-02-28T23:59:59.100Z");
+        time(TIME_MS_MAX, "9999-12-31T23:59:59.999Z");
+        time(u64::MAX, "9999-12-31T23:59:59.999Z");
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_is_one_line_whatever_is_in_it(
+            path: String,
+            reason: String,
+            user: String,
+            query in prop::option::of(any::<String>()),
+            seq: u64,
+            time_ms: u64,
+        ) {
+            let head = Head { path: &path, seq, time_ms, ..HEAD };
+            let close = Close::new(1000, reason);
+            let connect = Event::Connect {
+                remote: &user,
+                subprotocol: query.as_deref(),
+                user: Some(&user),
+                origin: None,
+                query: query.as_deref(),
+            };
+            for event in [connect, Event::Disconnect { close: &close, cause: Cause::Client }] {
+                let json = json(&head, &event);
+                prop_assert!(json.iter().all(|&byte| byte >= 0x20));
+                let read: Value = serde_json::from_slice(&json)?;
+                prop_assert_eq!(&read["path"], &path);
+                prop_assert_eq!(read["seq"].as_u64(), Some(seq));
+                if let Event::Connect { .. } = event {
+                    prop_assert_eq!(&read["user"], &user);
+                    prop_assert_eq!(read["query"].as_str(), query.as_deref());
+                } else {
+                    prop_assert_eq!(&read["reason"], &close.reason);
+                }
+            }
+        }
+    }
+}

@@ -9,16 +9,13 @@
 //! A compact text has no raw control character, so it is one line. What a general JSON library
 //! cannot do is exactly what is done here: they all end in a number type and a map.
 
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-use crate::proto::json_string;
+use crate::proto::json_names;
+use crate::proto::json_names::{Edit, Name};
 
 /// How deep arrays and objects may be nested; the outermost is 1 deep.
 pub const DEPTH_MAX: usize = 128;
-
-/// Up to here an object's names are compared each with each, which beats hashing them.
-const PAIRWISE_MAX: usize = 16;
 
 /// Why something is not JSON, and where: the byte in the text as it came, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +55,7 @@ pub fn compact(json: &[u8]) -> Result<Compact, Invalid> {
     }
     // The places of the members have moved. This happens only where names are repeated, which is
     // rare enough for a second look.
-    let text = apply(&scanned.out, scanned.edits);
+    let text = json_names::apply(&scanned.out, scanned.edits);
     let resolved = Scanner::scan(&text)?;
     Ok(Compact { text: resolved.out, members: resolved.members })
 }
@@ -142,20 +139,6 @@ fn string_end(text: &str) -> usize {
         at = plain_end(bytes, at + 2);
     }
     at + 1
-}
-
-/// Where a name stands in a compact text, quotes included. Small, because a text can consist of
-/// little but names.
-#[derive(Debug, Clone, Copy)]
-struct Name {
-    start: u32,
-    end: u32,
-}
-
-/// Instead of what stands at `place`, what stands at `with` (which may be empty).
-struct Edit {
-    place: Range<u32>,
-    with: Range<u32>,
 }
 
 struct Scanner<'a> {
@@ -243,7 +226,10 @@ impl<'a> Scanner<'a> {
         }
         let end = self.written();
         self.at += 1;
-        self.resolve(first, end, escaped);
+        if self.members.len() - first > 1 {
+            self.flush();
+            json_names::resolve(&self.out, &self.members[first..], end, escaped, &mut self.edits);
+        }
         if depth > 0 {
             self.members.truncate(first);
         }
@@ -386,95 +372,6 @@ impl<'a> Scanner<'a> {
     fn refuse<T>(&self, reason: &'static str) -> Result<T, Invalid> {
         Err(Invalid { at: self.at, reason })
     }
-
-    /// Notes what becomes of the repeated names of an object that was read to its end.
-    ///
-    /// `first`: its first name among `members`; `end`: where its brace stands in `out`; `escaped`:
-    /// whether some name holds escapes.
-    fn resolve(&mut self, first: usize, end: u32, escaped: bool) {
-        if self.members.len() - first < 2 {
-            return;
-        }
-        self.flush();
-        let (out, names) = (&self.out, &self.members[first..]);
-        if names.len() <= PAIRWISE_MAX && !escaped && all_differ(out.as_bytes(), names) {
-            return;
-        }
-        let ends = |index: usize| names.get(index + 1).map_or(end, |next| next.start - 1);
-        for same in repeated(out, names) {
-            let (Some(&place), Some(&last)) = (same.first(), same.last()) else { continue };
-            self.edits.push(Edit {
-                place: names[place].end + 1..ends(place),
-                with: names[last].end + 1..ends(last),
-            });
-            self.edits.extend(
-                same[1..]
-                    .iter()
-                    .map(|&gone| Edit { place: names[gone].start - 1..ends(gone), with: 0..0 }),
-            );
-        }
-    }
-}
-
-/// Whether no two names have the same bytes.
-fn all_differ(out: &[u8], names: &[Name]) -> bool {
-    names.iter().enumerate().all(|(index, one)| {
-        names[..index].iter().all(|other| {
-            one.end - one.start != other.end - other.start || token(out, *one) != token(out, *other)
-        })
-    })
-}
-
-/// The indices of names that are the same, in order, for each that is there more than once.
-fn repeated(out: &str, names: &[Name]) -> Vec<Vec<usize>> {
-    let name = |index: usize| {
-        let Name { start, end } = names[index];
-        json_string::identity(&out[start as usize + 1..end as usize - 1])
-    };
-    // Keyed at random: nobody can choose names that meet.
-    let hasher = RandomState::new();
-    let mut order: Vec<(u64, u32)> =
-        (0..names.len()).map(|index| (hasher.hash_one(&*name(index)), index as u32)).collect();
-    order.sort_unstable();
-    let mut all = Vec::new();
-    for meeting in order.chunk_by(|one, two| one.0 == two.0).filter(|meeting| meeting.len() > 1) {
-        let mut rest: Vec<usize> = meeting.iter().map(|&(_, index)| index as usize).collect();
-        while let Some(&first) = rest.first() {
-            let (same, others) =
-                rest.into_iter().partition::<Vec<_>, _>(|&index| name(index) == name(first));
-            if same.len() > 1 {
-                all.push(same);
-            }
-            rest = others;
-        }
-    }
-    all
-}
-
-fn token(out: &[u8], name: Name) -> &[u8] {
-    &out[name.start as usize..name.end as usize]
-}
-
-/// Writes the text anew with all edits. Each byte is copied at most once.
-fn apply(out: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_unstable_by_key(|edit| edit.place.start);
-    let mut text = String::with_capacity(out.len());
-    copy(out, &edits, 0..out.len() as u32, &mut text);
-    text
-}
-
-/// Recursion ends: what comes instead lies later and deeper than its place, at most `DEPTH_MAX`.
-fn copy(out: &str, edits: &[Edit], range: Range<u32>, text: &mut String) {
-    let mut at = range.start;
-    loop {
-        // Edits inside of what was left out or replaced are skipped with it.
-        let next = edits.partition_point(|edit| edit.place.start < at);
-        let Some(edit) = edits.get(next).filter(|edit| edit.place.start < range.end) else { break };
-        text.push_str(&out[at as usize..edit.place.start as usize]);
-        copy(out, edits, edit.with.clone(), text);
-        at = edit.place.end;
-    }
-    text.push_str(&out[at as usize..range.end as usize]);
 }
 
 /// The first byte from `at` on that cannot stand in a string as it is (quote, backslash, control
@@ -488,8 +385,8 @@ fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
         let word = u64::from_le_bytes(*chunk);
         let found = below(word, 0x20)
-            | below(word ^ ONES * u64::from(b'"'), 1)
-            | below(word ^ ONES * u64::from(b'\\'), 1);
+            | below(word ^ (ONES * u64::from(b'"')), 1)
+            | below(word ^ (ONES * u64::from(b'\\')), 1);
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
@@ -498,4 +395,364 @@ fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     let rest = bytes.get(at..).unwrap_or_default();
     at.min(bytes.len()) + rest.iter().position(special).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+    use serde_json::Value;
+
+    #[track_caller]
+    fn check(json: &str, expected: &str) {
+        let compact = compact(json.as_bytes()).expect("good JSON");
+        assert_eq!(compact.text(), expected, "{json}");
+        let same = |member: Member<'_>| {
+            assert_eq!(
+                &compact.text()[member.whole.start..][1..][..member.name.len()],
+                member.name
+            );
+            (member.name.to_owned(), compact.text()[member.value].to_owned())
+        };
+        let members: Vec<_> = compact.members().map(same).collect();
+        let parts: Vec<_> = parts(compact.text())
+            .filter_map(|(name, value)| Some((name?.to_owned(), value.to_owned())))
+            .collect();
+        assert_eq!(members, parts, "{json}");
+    }
+
+    #[track_caller]
+    fn same(json: &str) {
+        check(json, json);
+    }
+
+    #[track_caller]
+    fn refused(json: impl AsRef<[u8]>, expected: &str) {
+        let json = json.as_ref();
+        let message = compact(json).expect_err("bad JSON").to_string();
+        assert_eq!(message, expected, "{}", json.escape_ascii());
+    }
+
+    #[test]
+    fn tokens_stay_byte_for_byte() {
+        for number in ["0", "-0", "1.50", "-1.5", "1e+21", "1E5", "1e-7", "0.0", "-0.0e-0", "1e999"]
+        {
+            same(number);
+            check(&format!("[ {number} , {number} ]"), &format!("[{number},{number}]"));
+        }
+        same("123456789012345678901234567890.123456789012345678901234567890");
+        same(r#""""#);
+        same(r#"" ""#);
+        same(r#""  : , { } [ ] ""#);
+        same(r#""\u0041\/\"\\\b\f\n\r\t\u00e9\u00E9""#);
+        same(r#""\ud83d""#);
+        same(r#""\udc00\ud800""#);
+        same("\"žluť 👩‍👩‍👧‍👦 \u{2028}\u{feff}\u{7f}\"");
+        same(r#"{"k":"é\"\\ /</script>"}"#);
+        for word in ["true", "false", "null", "[]", "{}", "[[]]", "[{}]", r#"{"":{}}"#] {
+            same(word);
+        }
+    }
+
+    #[test]
+    fn only_insignificant_whitespace_goes() {
+        check(" 1 ", "1");
+        check("\t\r\n {\t\"a\" :\r\n 1 , \"b\": [ 1 ,2\n] } \n", r#"{"a":1,"b":[1,2]}"#);
+        check("[ ]", "[]");
+        check("{ }", "{}");
+        check(r#"[ { } , [ ] , " " ]"#, r#"[{},[]," "]"#);
+        check(r#"{" a ": " b "}"#, r#"{" a ":" b "}"#);
+        check("[é]".replace('é', "\"é\" ").as_str(), "[\"é\"]");
+    }
+
+    #[test]
+    fn members_stay_in_order() {
+        same(r#"{"2":"two","10":"ten","z":1,"a":2,"__proto__":3,"":4}"#);
+    }
+
+    #[test]
+    fn of_one_name_the_last_value_stands_at_the_place_of_the_first() {
+        check(r#"{"a":1,"a":2}"#, r#"{"a":2}"#);
+        check(r#"{"a":1,"b":2,"a":3}"#, r#"{"a":3,"b":2}"#);
+        check(r#"{"b":1,"a":2,"a":3,"c":4,"a":5}"#, r#"{"b":1,"a":5,"c":4}"#);
+        check(r#"{"a":1,"b":2,"b":3,"a":4}"#, r#"{"a":4,"b":3}"#);
+        check(r#"{"":1,"":[ 2 ]}"#, r#"{"":[2]}"#);
+        check(r#"{ "a" : 1 , "a" : [ 2 , 3 ] }"#, r#"{"a":[2,3]}"#);
+        check(r#"{"a":1,"a":1,"a":1,"a":1}"#, r#"{"a":1}"#);
+        check(r#"{"a":"longer than","a":0,"b":1}"#, r#"{"a":0,"b":1}"#);
+    }
+
+    #[test]
+    fn that_holds_at_every_depth() {
+        check(r#"[{"a":1,"a":2},{"b":1,"b":2}]"#, r#"[{"a":2},{"b":2}]"#);
+        check(r#"{"x":{"a":1,"a":2},"y":1}"#, r#"{"x":{"a":2},"y":1}"#);
+        check(r#"{"a":{"b":1,"b":2},"a":{"c":1,"c":2}}"#, r#"{"a":{"c":2}}"#);
+        check(
+            r#"{"a":1,"b":[{"c":1,"c":{"d":1,"d":2}}],"a":{"e":1,"e":[]}}"#,
+            r#"{"a":{"e":[]},"b":[{"c":{"d":2}}]}"#,
+        );
+        check(
+            r#"{"a":{"a":{"a":1,"a":2},"a":{"a":3,"a":4}},"a":{"a":{"a":5,"a":6},"a":{"a":7,"a":8}}}"#,
+            r#"{"a":{"a":{"a":8}}}"#,
+        );
+        // Objects side by side with the same names repeat nothing, nor do an object and its part.
+        same(r#"[{"a":1},{"a":2},{"a":{"a":3}}]"#);
+    }
+
+    #[test]
+    fn names_are_compared_by_what_they_mean() {
+        check(r#"{"a":1,"\u0061":2}"#, r#"{"a":2}"#);
+        check(r#"{"\u0061":1,"a":2}"#, r#"{"\u0061":2}"#);
+        check(r#"{"\u00e9":1,"é":2,"\u00E9":3}"#, r#"{"\u00e9":3}"#);
+        check(r#"{"🚀":1,"\ud83d\ude80":2}"#, r#"{"🚀":2}"#);
+        check(r#"{"\ud83d":1,"\uD83D":2}"#, r#"{"\ud83d":2}"#);
+        check(r#"{"\/":1,"/":2}"#, r#"{"\/":2}"#);
+        same(r#"{"\ud83d":1,"\ufffd":2,"\ude80":3}"#);
+        same("{\"\\ud83d\":1,\"\u{fffd}\":2}");
+        same(r#"{"a":1,"A":2,"a ":3}"#);
+        same(r#"{"\\u0061":1,"a":2}"#);
+    }
+
+    #[test]
+    fn objects_of_any_size_are_resolved() {
+        for count in [15, 16, 17, 5000] {
+            let once: Vec<_> = (0..count).map(|name| format!("\"{name}\":{name}")).collect();
+            same(&format!("{{{}}}", once.join(",")));
+            let twice = format!("{{{},{}}}", once.join(","), once.join(",").replace(':', ":-"));
+            check(&twice, &format!("{{{}}}", once.join(",").replace(':', ":-")));
+            let apart = format!("{{{},\"0\":null}}", once.join(","));
+            check(&apart, &format!("{{{}}}", once.join(",")).replace("\"0\":0", "\"0\":null"));
+        }
+        check(&format!("{{{}\"\":1}}", "\"\":0,".repeat(100_000)), r#"{"":1}"#);
+    }
+
+    #[test]
+    fn a_hundred_and_twenty_eight_deep_passes_and_one_more_does_not() {
+        let arrays = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        let objects = |depth: usize| r#"{"a":"#.repeat(depth) + "1" + &"}".repeat(depth);
+        same(&arrays(128));
+        same(&objects(128));
+        refused(arrays(129), "more than 128 arrays and objects inside each other at byte 128");
+        refused(objects(129), "more than 128 arrays and objects inside each other at byte 640");
+        refused(
+            "[".repeat(1_000_000),
+            "more than 128 arrays and objects inside each other at byte 128",
+        );
+        let twice = |inner: String, _| format!(r#"{{"a":{inner},"a":{inner}}}"#);
+        check(&(0..16).fold("1".to_owned(), twice), &objects(16));
+        let late = |inner: String, _| format!(r#"{{"a":0,"a":{inner}}}"#);
+        check(&(0..128).fold("1".to_owned(), late), &objects(128));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        refused("", "expected a value at byte 0");
+        refused("  ", "expected a value at byte 2");
+        refused(r#"{"a":"#, "expected a value at byte 5");
+        refused("[1,]", "expected a value at byte 3");
+        refused("[,1]", "expected a value at byte 1");
+        refused("[1 2]", "expected ',' or ']' at byte 3");
+        refused("[1", "expected ',' or ']' at byte 2");
+        refused(r#"{"a":1 "b":2}"#, "expected ',' or '}' at byte 7");
+        refused(r#"{"a":1"#, "expected ',' or '}' at byte 6");
+        refused(r#"{"a" 1}"#, "expected ':' at byte 5");
+        refused(r#"{"a":1,}"#, "expected a member's name in double quotes at byte 7");
+        refused("{a:1}", "expected a member's name in double quotes at byte 1");
+        refused("{1:1}", "expected a member's name in double quotes at byte 1");
+        refused("{", "expected a member's name in double quotes at byte 1");
+        refused("]", "expected a value at byte 0");
+        refused("[}", "expected a value at byte 1");
+        refused(r#"{"a":1} x"#, "expected nothing more at byte 8");
+        refused("1 2", "expected nothing more at byte 2");
+        refused("{}{}", "expected nothing more at byte 2");
+        refused("{}\0", "expected nothing more at byte 2");
+        refused("\u{feff}{}", "expected a value, not a byte order mark, at byte 0");
+        refused("{}\u{feff}", "expected nothing more at byte 2");
+        refused("\u{a0}1", "expected a value at byte 0");
+        refused("\u{b}1", "expected a value at byte 0");
+        for word in
+            ["NaN", "Infinity", "-Infinity", "undefined", "True", "nul", "'a'", "tru e", "// c"]
+        {
+            assert!(compact(word.as_bytes()).is_err(), "{word}");
+        }
+        refused("nulll", "expected nothing more at byte 4");
+    }
+
+    #[test]
+    fn numbers_follow_the_grammar() {
+        refused("01", "number with a leading zero at byte 1");
+        refused("-01", "number with a leading zero at byte 2");
+        refused("-", "expected a digit at byte 1");
+        refused("1.", "expected a digit at byte 2");
+        refused("1.e1", "expected a digit at byte 2");
+        refused(".5", "expected a value at byte 0");
+        refused("+1", "expected a value at byte 0");
+        refused("1e", "expected a digit at byte 2");
+        refused("1e+", "expected a digit at byte 3");
+        refused("0x10", "expected nothing more at byte 1");
+        refused("1_000", "expected nothing more at byte 1");
+        refused("-a", "expected a digit at byte 1");
+        refused("--1", "expected a digit at byte 1");
+    }
+
+    #[test]
+    fn strings_follow_the_grammar() {
+        refused(r#"["abc"#, "string without an end, begun at byte 1");
+        refused(r#""\""#, "string without an end, begun at byte 0");
+        refused(r#""\"#, "unknown escape in a string at byte 1");
+        refused(r#""\x41""#, "unknown escape in a string at byte 1");
+        refused(r#""\U0041""#, "unknown escape in a string at byte 1");
+        refused("\"\\\n\"", "unknown escape in a string at byte 1");
+        refused(r#""\u12"#, "expected four hexadecimal digits after the '\\u' at byte 1");
+        refused(r#""\u123g""#, "expected four hexadecimal digits after the '\\u' at byte 1");
+        refused(r#""\u+123""#, "expected four hexadecimal digits after the '\\u' at byte 1");
+        for control in 0..0x20 {
+            let text = format!("\"long enough for words {}\"", char::from(control));
+            refused(text, "control character in a string, escape it: at byte 23");
+        }
+        same("\"\u{7f}\u{80}\u{9f}\"");
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_refused_wherever_it_stands() {
+        refused(b"\"\xff\"", "not UTF-8 at byte 1");
+        refused(b"\"abc\xc3\"", "not UTF-8 at byte 4");
+        refused(b"\"\xed\xa0\x80\"", "not UTF-8 at byte 1");
+        refused(b"\"\xc0\xaf\"", "not UTF-8 at byte 1");
+        refused(b"{}\xfe", "not UTF-8 at byte 2");
+    }
+
+    #[test]
+    fn the_end_of_plain_text_is_found_wherever_it_is() {
+        for stop in ["\"", "\\", "\u{0}", "\u{1f}", ""] {
+            for before in 0..20 {
+                for after in 0..20 {
+                    for fill in [" ", "!", "#", "[", "]", "\u{7f}", "z"] {
+                        let text = fill.repeat(before) + stop + &fill.repeat(after);
+                        let end = if stop.is_empty() { text.len() } else { before };
+                        assert_eq!(plain_end(text.as_bytes(), 0), end, "{text:?}");
+                        assert_eq!(plain_end(text.as_bytes(), end), end, "{text:?}");
+                    }
+                }
+            }
+        }
+        let wide = "é🚀".repeat(9) + "\"";
+        assert_eq!(plain_end(wide.as_bytes(), 0), wide.len() - 1);
+        assert_eq!(plain_end(b"abc", 7), 3);
+    }
+
+    #[test]
+    fn parts_are_found_again() {
+        let list = |json: &str| -> Vec<String> {
+            parts(json).map(|(name, value)| format!("{name:?} {value}")).collect()
+        };
+        assert_eq!(
+            list(r#"[1,"],",[2,[3]],{"a":","}]"#),
+            ["None 1", r#"None "],""#, "None [2,[3]]", r#"None {"a":","}"#]
+        );
+        assert_eq!(
+            list(r#"{"\"":"\\","b":{"c":[]}}"#),
+            [r#"Some("\\\"") "\\""#, r#"Some("b") {"c":[]}"#]
+        );
+        for none in ["[]", "{}", "1", "null", r#""{a}""#] {
+            assert_eq!(list(none), [""; 0], "{none}");
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 64, 20, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..20).prop_map(Value::from),
+                prop::collection::vec((any::<String>(), inner), 0..20)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// JSON with names that meet, spelt in several ways, and with whitespace.
+    fn repetitive() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof!["[0-9]", Just("\"x, }\"".to_owned()), Just("[ ]".to_owned())];
+        let name = prop_oneof!["[a-e]", r"\\u006[1-5]", Just("\\ud800".to_owned())];
+        leaf.prop_recursive(5, 100, 24, move |inner| {
+            let space = "[ \n]?";
+            let member = (space, name.clone(), space, inner.clone())
+                .prop_map(|(a, name, b, value)| format!("{a}\"{name}\"{b}:{b}{value}{a}"));
+            prop_oneof![
+                1 => prop::collection::vec(inner, 0..4).prop_map(|all| format!("[{}]", all.join(" , "))),
+                3 => prop::collection::vec(member, 0..24).prop_map(|all| format!("{{{}}}", all.join(","))),
+            ]
+        })
+    }
+
+    fn almost_json() -> impl Strategy<Value = String> {
+        prop_oneof![
+            r#"[\[\]{}:, "\\u0-9a-f.eE+-]{0,12}"#,
+            r#"("|\\|u|[0-9a-f]{1,4}|[\x00-\x20]|é|n){0,8}"#.prop_map(|text| format!("\"{text}\"")),
+            "-?[0-9]{0,2}[.]?[0-9]{0,2}([eE][+-]?[0-9]{0,2})?",
+            (value(), any::<prop::sample::Index>(), r#"[\[\]{}:, "\\0-9a-z]?"#).prop_map(
+                |(value, at, other)| {
+                    let mut text = value.to_string();
+                    let mut at = at.index(text.len());
+                    while !text.is_char_boundary(at) {
+                        at -= 1;
+                    }
+                    let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
+                    text.replace_range(at..end, &other);
+                    text
+                }
+            ),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn pretty_text_becomes_what_serde_writes(value in value()) {
+            let compact = compact(&serde_json::to_vec_pretty(&value)?)?;
+            prop_assert_eq!(compact.text(), serde_json::to_string(&value)?);
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_no_harm(bytes: Vec<u8>) {
+            let _ = compact(&bytes);
+        }
+
+        /// serde_json's reader that keeps nothing knows no depth, takes lone surrogates, and does
+        /// not ask whether a number fits a float: the grammar and nothing else, like ours.
+        #[test]
+        fn the_same_texts_are_json_as_for_serde(text in almost_json()) {
+            let theirs = serde_json::from_str::<IgnoredAny>(&text);
+            let ours = compact(text.as_bytes());
+            prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{} {:?} {:?}", text, ours, theirs);
+        }
+
+        #[test]
+        fn a_compact_text_stays_what_it_is(text in prop_oneof![repetitive(), almost_json()]) {
+            if let Ok(once) = compact(text.as_bytes()) {
+                let twice = compact(once.text().as_bytes())?;
+                prop_assert_eq!(twice.text(), once.text());
+            }
+        }
+
+        #[test]
+        fn repeated_names_end_as_in_a_map(text in repetitive()) {
+            // The one thing that serde cannot hold, under a name that it can.
+            let text = text.replace("\\ud800", "z");
+            let model: Value = serde_json::from_str(&text)?;
+            let compact = compact(text.as_bytes())?.into_text();
+            let read: Value = serde_json::from_str(&compact)?;
+            prop_assert_eq!(read.to_string(), model.to_string());
+            let plain = (1..=5).fold(compact, |text, at| {
+                text.replace(&format!("\\u006{at}"), &char::from(0x60 + at).to_string())
+            });
+            prop_assert_eq!(plain, model.to_string());
+        }
+    }
 }

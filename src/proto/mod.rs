@@ -10,6 +10,7 @@ pub mod event;
 pub mod frame;
 pub mod grant;
 pub mod json;
+pub mod json_names;
 pub mod json_string;
 pub mod msg;
 pub mod pacing;

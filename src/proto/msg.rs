@@ -319,3 +319,548 @@ fn binary_msg(bytes: &[u8]) -> String {
 fn utf8(text: &[u8]) -> &str {
     std::str::from_utf8(text).expect("it was cut from a String, at quotes")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::session_id::PodId;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn text(text: &str) -> Option<(Kind, Bytes)> {
+        Some((Kind::Text, Bytes::copy_from_slice(text.as_bytes())))
+    }
+
+    fn binary(bytes: &[u8]) -> Option<(Kind, Bytes)> {
+        Some((Kind::Binary, Bytes::copy_from_slice(bytes)))
+    }
+
+    #[track_caller]
+    fn parse(msg: &str) -> Msg {
+        Msg::parse(msg.as_bytes()).expect("a good msg")
+    }
+
+    /// What a payload becomes, wherever in its msg it stands, and that it stays as it is in the msg.
+    #[track_caller]
+    fn payload(value: &str, expected: Option<(Kind, Bytes)>) {
+        let compact = json::compact(value.as_bytes()).expect("good JSON").into_text();
+        for (before, after) in [
+            ("", ""),
+            (r#""_msgid":"m1","#, r#","topic":"payload""#),
+            (r#""_session":null,"#, ""),
+            ("", r#","_session":{"type":"websocket","id":"x"}"#),
+            (r#""a":1,"_session":{"type":"websocket","id":"x"},"#, r#","b":2"#),
+        ] {
+            let msg = parse(&format!(r#"{{{before}"payload":{value}{after}}}"#));
+            assert_eq!(msg.content.frame(false), expected, "{before} {value} {after}");
+            let (kind, whole) = msg.content.frame(true).expect("a msg is never nothing");
+            let whole = std::str::from_utf8(&whole).expect("text");
+            assert_eq!(kind, Kind::Text);
+            assert!(whole.contains(&format!(r#""payload":{compact}"#)), "{whole}");
+            assert!(!whole.contains("_session"), "{whole}");
+            assert_eq!(json::compact(whole.as_bytes()).expect("JSON").text(), whole);
+        }
+    }
+
+    #[test]
+    fn a_string_goes_out_as_its_text() {
+        payload(r#""hello""#, text("hello"));
+        payload(r#""""#, None);
+        payload(r#"" ""#, text(" "));
+        payload(r#""\u0000""#, text("\0"));
+        payload(r#""a\u0000b""#, text("a\0b"));
+        payload(r#""a\r\nb\n""#, text("a\r\nb\n"));
+        payload(r#""žluťoučký kůň – 日本語""#, text("žluťoučký kůň – 日本語"));
+        payload(r#""👩‍👩‍👧‍👦🚀""#, text("👩‍👩‍👧‍👦🚀"));
+        payload(r#""\ud83d\ude80""#, text("🚀"));
+        payload("\"\u{feff}abc\"", text("\u{feff}abc"));
+        payload(r#""{\"a\":1,\"b\":[2]}""#, text(r#"{"a":1,"b":[2]}"#));
+        payload(r#""\"q\"""#, text(r#""q""#));
+        payload(r#""{\"a\":""#, text(r#"{"a":"#));
+        payload(r#""null""#, text("null"));
+        payload(r#""\\u0041""#, text(r"\u0041"));
+        payload(r#""x\ud800y""#, text("x\u{fffd}y"));
+        payload(r#""\udc00\ud800""#, text("\u{fffd}\u{fffd}"));
+        for length in [125, 126, 65_535, 65_536, 1 << 20] {
+            let long = "y".repeat(length);
+            payload(&format!("\"{long}\""), text(&long));
+        }
+    }
+
+    #[test]
+    fn other_values_go_out_as_their_json() {
+        for value in ["42", "0", "-0", "-1.5", "1e+21", "1.50", "1E5", "12345678901234567890.0"] {
+            payload(value, text(value));
+        }
+        for value in ["true", "false", "null", "{}", "[]", "[[]]", r#"[1,"two",null,true]"#] {
+            payload(value, text(value));
+        }
+        payload(
+            r#"{"a":{"b":[{"c":[1,[2]]}],"d":null}}"#,
+            text(r#"{"a":{"b":[{"c":[1,[2]]}],"d":null}}"#),
+        );
+        payload(r#"{"k":"é\"\\ /</script>"}"#, text(r#"{"k":"é\"\\ /</script>"}"#));
+        payload(
+            r#"{"2":"two","10":"ten","z":1,"a":2}"#,
+            text(r#"{"2":"two","10":"ten","z":1,"a":2}"#),
+        );
+        payload("[ 1 ,\n\t2 , {\"a\" : \" x \"} ]", text(r#"[1,2,{"a":" x "}]"#));
+        payload(r#"["\ud800","\u0041"]"#, text(r#"["\ud800","\u0041"]"#));
+        payload(r#"{"a":1,"a":2}"#, text(r#"{"a":2}"#));
+        payload(r#"{"payload":"inner"}"#, text(r#"{"payload":"inner"}"#));
+    }
+
+    #[test]
+    fn a_buffer_goes_out_as_its_bytes() {
+        payload(r#"{"type":"Buffer","data":[0,1,2,254,255]}"#, binary(&[0, 1, 2, 254, 255]));
+        payload(r#"{"type":"Buffer","data":"AAEC/v8="}"#, binary(&[0, 1, 2, 254, 255]));
+        payload(r#"{"data":"aGVsbG8=","type":"Buffer"}"#, binary(b"hello"));
+        payload(r#"{"data":[104,105],"type":"Buffer"}"#, binary(b"hi"));
+        payload(r#"{"type":"Buffer","data":[]}"#, binary(b""));
+        payload(r#"{"type":"Buffer","data":""}"#, binary(b""));
+        payload(r#"{ "type" : "Buffer" , "data" : [ 1 , 2 ] }"#, binary(&[1, 2]));
+        payload(r#"{"type":"Buffer","data":"AAEC\/v8\u003d"}"#, binary(&[0, 1, 2, 254, 255]));
+        payload(r#"{"\u0074ype":"Bu\u0066fer","d\u0061ta":[7]}"#, binary(&[7]));
+        payload(r#"{"type":"x","data":[300],"type":"Buffer","data":[7]}"#, binary(&[7]));
+        let all: Vec<u8> = (0..=255).collect();
+        payload(&json!({"type": "Buffer", "data": all}).to_string(), binary(&all));
+        payload(
+            &json!({"type": "Buffer", "data": STANDARD.encode(&all)}).to_string(),
+            binary(&all),
+        );
+    }
+
+    #[test]
+    fn what_is_only_like_a_buffer_is_an_object() {
+        for object in [
+            r#"{"type":"Buffer"}"#,
+            r#"{"data":[1]}"#,
+            r#"{"type":"Buffer","data":[1],"x":1}"#,
+            r#"{"x":1,"type":"Buffer","data":[1]}"#,
+            r#"{"type":"buffer","data":[1]}"#,
+            r#"{"type":"Buffer ","data":[1]}"#,
+            r#"{"type":["Buffer"],"data":[1]}"#,
+            r#"{"type":null,"data":[1]}"#,
+            r#"{"Type":"Buffer","data":[1]}"#,
+            r#"{"type":"Buffer","Data":[300]}"#,
+            r#"{"type":"Uint8Array","data":[300]}"#,
+            r#"{"type":"sensor_update","data":{"temperature":1.50}}"#,
+            r#"{"inner":{"type":"Buffer","data":[300]}}"#,
+            r#"[{"type":"Buffer","data":[1]}]"#,
+        ] {
+            payload(object, text(object));
+        }
+        let message = r#"{"type":"Buffer","data":[1],"data":[2],"type":"no"}"#;
+        payload(message, text(r#"{"type":"no","data":[2]}"#));
+    }
+
+    #[test]
+    fn a_buffer_with_bad_data_is_refused() {
+        for data in [
+            "[256]",
+            "[-1]",
+            "[-0]",
+            "[1.0]",
+            "[1.5]",
+            "[1e2]",
+            "[1E0]",
+            "[null]",
+            "[true]",
+            r#"["1"]"#,
+            "[[1]]",
+            "[[]]",
+            "[[1,2]]",
+            "[{}]",
+            r#"["1,2"]"#,
+            r#"["a","b"]"#,
+            "[1,2,256]",
+            "[99999999999999999999]",
+            "null",
+            "7",
+            "true",
+            "{}",
+            r#"{"0":1}"#,
+            r#"{"a":1,"b":2}"#,
+            // Not padded, padded too much, in the middle, the other alphabet, spaces, spare bits.
+            r#""AAE""#,
+            r#""AA""#,
+            r#""A""#,
+            r#""AAEC====""#,
+            r#""AA==AA==""#,
+            r#""=""#,
+            r#""_-8=""#,
+            r#""AAEC ""#,
+            r#""AA\nEC""#,
+            r#""AB==""#,
+            r#""AAF=""#,
+            r#""é===""#,
+            r#""\ud800""#,
+        ] {
+            for buffer in [
+                format!(r#"{{"payload":{{"type":"Buffer","data":{data}}}}}"#),
+                format!(r#"{{"a":1,"payload":{{"data":{data},"type":"Buffer"}},"_session":null}}"#),
+            ] {
+                let refused = Msg::parse(buffer.as_bytes());
+                assert!(matches!(refused, Err(Invalid::Buffer(_))), "{buffer} {refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_payload_there_is_nothing_to_send_but_the_msg() {
+        for msg in
+            ["{}", r#"{"topic":"t"}"#, r#"{"_msgid":"m1","Payload":1}"#, r#"{"a":{"payload":1}}"#]
+        {
+            let content = parse(msg).content;
+            assert_eq!(content.frame(false), None, "{msg}");
+            assert_eq!(content.frame(true), text(msg));
+        }
+        assert_eq!(parse(r#"{"payload":""}"#).content.frame(true), text(r#"{"payload":""}"#));
+    }
+
+    /// The whole msg that goes out.
+    #[track_caller]
+    fn whole(msg: &str, expected: &str) {
+        assert_eq!(parse(msg).content.frame(true), text(expected), "{msg}");
+    }
+
+    #[test]
+    fn the_whole_msg_goes_without_its_session_wherever_that_stood() {
+        let session = r#""_session":{"type":"websocket","id":"x"}"#;
+        whole(r#"{"payload":"x"}"#, r#"{"payload":"x"}"#);
+        whole(&format!("{{{session}}}"), "{}");
+        whole(&format!(r#"{{{session},"payload":"x"}}"#), r#"{"payload":"x"}"#);
+        whole(&format!(r#"{{"payload":"x",{session}}}"#), r#"{"payload":"x"}"#);
+        whole(&format!(r#"{{"a":1,{session},"payload":"x"}}"#), r#"{"a":1,"payload":"x"}"#);
+        whole(
+            &format!(r#"{{"a":1, {session} ,"payload":"x", {session} }}"#),
+            r#"{"a":1,"payload":"x"}"#,
+        );
+        whole(&format!(r#"{{{session},{session},{session}}}"#), "{}");
+        whole(r#"{"_session":null,"payload":"x"}"#, r#"{"payload":"x"}"#);
+        whole(r#"{"payload":"x","\u005fsession":null}"#, r#"{"payload":"x"}"#);
+        whole(r#"{"_\u0073ession":7,"a":1,"_session":null}"#, r#"{"a":1}"#);
+        // Only the top level's, and only that name.
+        whole(
+            r#"{"payload":{"_session":7},"_sessions":1,"_Session":2}"#,
+            r#"{"payload":{"_session":7},"_sessions":1,"_Session":2}"#,
+        );
+        whole(r#"{"payload":"\"_session\":7,"}"#, r#"{"payload":"\"_session\":7,"}"#);
+    }
+
+    #[test]
+    fn of_repeated_members_the_last_counts() {
+        whole(r#"{"payload":1,"a":2,"payload":3}"#, r#"{"payload":3,"a":2}"#);
+        let frame = |msg: &str| parse(msg).content.frame(false);
+        assert_eq!(frame(r#"{"payload":1,"a":2,"payload":"x"}"#), text("x"));
+        assert_eq!(frame(r#"{"payload":"x","p\u0061yload":""}"#), None);
+        assert_eq!(frame(r#"{"p\u0061yload":"x\n","_session":null}"#), text("x\n"));
+        assert_eq!(frame(r#"{"payload":{"type":"Buffer","data":[300]},"payload":"x"}"#), text("x"));
+        addressed(
+            r#"{"type":"websocket","id":"a"},"x":1,"_session":{"type":"websocket","id":"b"}"#,
+            "b",
+        );
+        addressed(r#"7,"_session":{"type":"websocket","id":"b"}"#, "b");
+        addressed(r#"{"type":"http","id":7,"type":"websocket","id":"b"}"#, "b");
+        malformed(r#"{"type":"websocket","id":"b"},"_session":7"#);
+        malformed(r#"{"type":"websocket","id":"b","type":"http"}"#);
+    }
+
+    #[track_caller]
+    fn addressed(session: &str, expected: &str) {
+        let msg = parse(&format!(r#"{{"payload":"p","_session":{session}}}"#));
+        assert_eq!(msg.session, Address::One(expected.to_owned()), "{session}");
+        assert_eq!(msg.content.frame(false), text("p"));
+    }
+
+    #[track_caller]
+    fn malformed(session: &str) {
+        let refused = Msg::parse(format!(r#"{{"payload":"p","_session":{session}}}"#).as_bytes());
+        assert_eq!(refused, Err(Invalid::Session), "{session}");
+    }
+
+    #[test]
+    fn a_session_is_one_websocket_by_its_id() {
+        addressed(r#"{"type":"websocket","id":"deadbeef"}"#, "deadbeef");
+        addressed(r#"{"id":"deadbeef","type":"websocket"}"#, "deadbeef");
+        addressed(r#"{"type":"websocket","id":"x","extra":1,"list":[1],"o":{"id":2}}"#, "x");
+        addressed(r#"{"list":[{"type":7}],"type":"websocket","id":"x"}"#, "x");
+        addressed(r#"{ "\u0074ype" : "web\u0073ocket" , "i\u0064" : "\u0078" }"#, "x");
+        for id in ["", " deadbeef", "DEADBEEF", "__proto__", "toString", "constructor", "é🚀", "0"]
+        {
+            addressed(&json!({"type": "websocket", "id": id}).to_string(), id);
+        }
+        addressed(r#"{"type":"websocket","id":"a\"b\n"}"#, "a\"b\n");
+        assert_eq!(parse(r#"{"payload":1}"#).session, Address::All);
+        assert_eq!(parse(r#"{"payload":1,"_session":null}"#).session, Address::All);
+        assert_eq!(parse(r#"{"payload":{"_session":7}}"#).session, Address::All);
+    }
+
+    #[test]
+    fn a_session_of_any_other_shape_is_refused() {
+        for session in [
+            "false",
+            "true",
+            "0",
+            "7",
+            "-1.5",
+            r#""""#,
+            r#""abc""#,
+            "[]",
+            "{}",
+            "[null]",
+            r#"[{"type":"websocket","id":"x"}]"#,
+            r#"[{"type":"websocket","id":"x"},{"type":"websocket","id":"y"}]"#,
+            r#""{\"type\":\"websocket\",\"id\":\"x\"}""#,
+            r#"{"id":"x"}"#,
+            r#"{"type":"websocket"}"#,
+            r#"{"type":"http","id":"x"}"#,
+            r#"{"type":"tcp","id":"x"}"#,
+            r#"{"type":"WebSocket","id":"x"}"#,
+            r#"{"type":" websocket","id":"x"}"#,
+            r#"{"type":null,"id":"x"}"#,
+            r#"{"type":["websocket"],"id":"x"}"#,
+            r#"{"Type":"websocket","id":"x"}"#,
+            r#"{"type":"websocket","ID":"x"}"#,
+            r#"{"type":"websocket","id":null}"#,
+            r#"{"type":"websocket","id":{}}"#,
+            r#"{"type":"websocket","id":["x"]}"#,
+            r#"{"type":"websocket","id":7}"#,
+            r#"{"type":"websocket","id":true}"#,
+            r#"{"o":{"type":"websocket","id":"x"}}"#,
+        ] {
+            malformed(session);
+        }
+    }
+
+    #[test]
+    fn what_is_no_msg_says_so() {
+        for other in ["[]", "null", "1", r#""x""#, "true", r#"[{"payload":1}]"#, " 7 "] {
+            assert_eq!(Msg::parse(other.as_bytes()), Err(Invalid::NotAnObject), "{other}");
+        }
+        let message = |msg: &[u8]| Msg::parse(msg).expect_err("no msg").to_string();
+        assert_eq!(message(b"{\"a\":1 x"), "the msg is not JSON: expected ',' or '}' at byte 7");
+        assert_eq!(message(b""), "the msg is not JSON: expected a value at byte 0");
+        assert_eq!(message(b"{\"a\":\"\xff\"}"), "the msg is not JSON: not UTF-8 at byte 6");
+        assert!(message(b"[]").contains(r#"send {"payload":…}"#));
+        assert!(message(br#"{"_session":7}"#).contains(r#"{"type":"websocket","id":"…"}"#));
+        assert!(
+            message(br#"{"payload":{"type":"Buffer","data":7}}"#).ends_with("here it is neither")
+        );
+        let deep =
+            |depth: usize| format!(r#"{{"payload":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert!(Msg::parse(deep(127).as_bytes()).is_ok());
+        assert!(matches!(Msg::parse(deep(128).as_bytes()), Err(Invalid::NotJson(_))));
+    }
+
+    #[test]
+    fn a_raw_payload_is_a_msg_of_its_own() {
+        let of = |text: &str| Content::text(text.to_owned());
+        assert_eq!(of("hi").frame(false), text("hi"));
+        assert_eq!(of("").frame(false), None);
+        assert_eq!(of(r#"{"a":1}"#).frame(false), text(r#"{"a":1}"#));
+        assert_eq!(of("").frame(true), text(r#"{"payload":""}"#));
+        assert_eq!(of("a\"\n\u{1}é").frame(true), text(r#"{"payload":"a\"\n\u0001é"}"#));
+        let of = |bytes: &'static [u8]| Content::binary(Bytes::from_static(bytes));
+        assert_eq!(of(b"").frame(false), binary(b""));
+        assert_eq!(of(&[0, 255]).frame(false), binary(&[0, 255]));
+        assert_eq!(of(b"").frame(true), text(r#"{"payload":{"type":"Buffer","data":""}}"#));
+        assert_eq!(
+            of(&[0, 255]).frame(true),
+            text(r#"{"payload":{"type":"Buffer","data":"AP8="}}"#)
+        );
+    }
+
+    #[test]
+    fn a_payload_without_escapes_is_not_copied() {
+        let content = parse(r#"{"_session":null,"payload":"hello","a":1}"#).content;
+        let (whole, payload) = (content.frame(true), content.frame(false));
+        let (Some((_, whole)), Some((_, payload))) = (whole, payload) else { panic!("two frames") };
+        assert_eq!(whole[12..].as_ptr(), payload.as_ptr());
+    }
+
+    const SESSION: SessionId = SessionId { pod: PodId([1; 8]), shard: 2, random: [3; 16] };
+
+    /// What a backend hears, without the end that is always the same.
+    #[track_caller]
+    fn heard(wholemsg: bool, kind: Kind, data: &[u8]) -> String {
+        let msg = from_client(wholemsg, kind, data, &SESSION);
+        let ours = format!(r#""_session":{{"type":"websocket","id":"{SESSION}"}}}}"#);
+        let read = Msg::parse(msg.as_bytes());
+        if let Ok(read) = &read {
+            assert_eq!(read.session, Address::One(SESSION.to_string()));
+        }
+        assert!(!msg.contains(|char: char| char < ' '), "{msg:?}");
+        msg.strip_suffix(&ours).expect("ours comes last").to_owned()
+    }
+
+    #[track_caller]
+    fn payload_in(text: &str, expected: &str) {
+        assert_eq!(heard(false, Kind::Text, text.as_bytes()), expected);
+    }
+
+    #[track_caller]
+    fn whole_in(text: &str, expected: &str) {
+        assert_eq!(heard(true, Kind::Text, text.as_bytes()), expected);
+        if !expected.starts_with("{\"payload\":\"") || text.starts_with(['"', '{']) {
+            assert_eq!(heard(true, Kind::Binary, text.as_bytes()), expected, "binary");
+        }
+    }
+
+    #[test]
+    fn on_a_payload_path_nothing_is_read() {
+        payload_in("hello", r#"{"payload":"hello","#);
+        payload_in("", r#"{"payload":"","#);
+        payload_in(r#"{"a":1}"#, r#"{"payload":"{\"a\":1}","#);
+        payload_in("  {\"a\":1}\n", r#"{"payload":"  {\"a\":1}\n","#);
+        payload_in(
+            r#"{"payload":1,"payload":2}"#,
+            r#"{"payload":"{\"payload\":1,\"payload\":2}","#,
+        );
+        payload_in("[1,2]", r#"{"payload":"[1,2]","#);
+        payload_in("0", r#"{"payload":"0","#);
+        payload_in("null", r#"{"payload":"null","#);
+        payload_in(r#""""#, r#"{"payload":"\"\"","#);
+        payload_in("a\0b", r#"{"payload":"a\u0000b","#);
+        payload_in("\u{feff}{}", "{\"payload\":\"\u{feff}{}\",");
+        payload_in("žluť 日本 👩‍👩‍👧‍👦", "{\"payload\":\"žluť 日本 👩‍👩‍👧‍👦\",");
+        let binary = |data| heard(false, Kind::Binary, data);
+        assert_eq!(binary(b"hello"), r#"{"payload":{"type":"Buffer","data":"aGVsbG8="},"#);
+        assert_eq!(binary(b"5"), r#"{"payload":{"type":"Buffer","data":"NQ=="},"#);
+        assert_eq!(binary(b""), r#"{"payload":{"type":"Buffer","data":""},"#);
+        assert_eq!(binary(b"\xff\0"), r#"{"payload":{"type":"Buffer","data":"/wA="},"#);
+    }
+
+    #[test]
+    fn on_a_wholemsg_path_an_object_is_the_msg() {
+        whole_in(r#"{"payload":"p","topic":"t"}"#, r#"{"payload":"p","topic":"t","#);
+        whole_in(r#"{"a":1}"#, r#"{"a":1,"#);
+        whole_in("{}", "{");
+        whole_in(" { } ", "{");
+        whole_in(r#"{"payload":"p","_msgid":"mine"}"#, r#"{"payload":"p","_msgid":"mine","#);
+        whole_in(r#"{"payload":{"a":[1,{"b":null}]}}"#, r#"{"payload":{"a":[1,{"b":null}]},"#);
+        whole_in("{\n \"payload\" : 1.50 ,\t\"b\": 1e+2 }\r\n", r#"{"payload":1.50,"b":1e+2,"#);
+        whole_in(r#"{"payload":1,"payload":2}"#, r#"{"payload":2,"#);
+        whole_in(
+            r#"{"payload":{"type":"Buffer","data":[300]}}"#,
+            r#"{"payload":{"type":"Buffer","data":[300]},"#,
+        );
+        whole_in(r#"{"payload":"\ud800"}"#, r#"{"payload":"\ud800","#);
+    }
+
+    #[test]
+    fn a_client_cannot_claim_a_session() {
+        let evil = r#"{"type":"websocket","id":"evil"}"#;
+        whole_in(&format!(r#"{{"payload":"p","_session":{evil}}}"#), r#"{"payload":"p","#);
+        whole_in(&format!(r#"{{"_session":{evil},"payload":"p"}}"#), r#"{"payload":"p","#);
+        whole_in(
+            &format!(r#"{{"a":1,"_session":{evil},"payload":"p","_session":7}}"#),
+            r#"{"a":1,"payload":"p","#,
+        );
+        whole_in(&format!(r#"{{"\u005f\u0073ession":{evil}}}"#), "{");
+        whole_in(&format!(r#"{{"_session":{evil},"_session":{evil}}}"#), "{");
+        whole_in(r#"{"payload":{"_session":7}}"#, r#"{"payload":{"_session":7},"#);
+    }
+
+    #[test]
+    fn on_a_wholemsg_path_another_value_is_the_payload() {
+        whole_in("[1,2]", r#"{"payload":[1,2],"#);
+        whole_in("[]", r#"{"payload":[],"#);
+        whole_in(
+            r#"[ {"payload":1}, {"_session":2} ]"#,
+            r#"{"payload":[{"payload":1},{"_session":2}],"#,
+        );
+        whole_in("1.50", r#"{"payload":1.50,"#);
+        whole_in("123", r#"{"payload":123,"#);
+        whole_in("-0", r#"{"payload":-0,"#);
+        whole_in("12345678901234567890", r#"{"payload":12345678901234567890,"#);
+        whole_in("true", r#"{"payload":true,"#);
+        whole_in("false", r#"{"payload":false,"#);
+        whole_in("null", r#"{"payload":null,"#);
+        whole_in(r#""hi""#, r#"{"payload":"hi","#);
+        whole_in(r#""""#, r#"{"payload":"","#);
+        whole_in(" 5\n", r#"{"payload":5,"#);
+    }
+
+    #[test]
+    fn on_a_wholemsg_path_what_is_no_json_is_the_payload_as_it_is() {
+        let as_text = |text: &str| {
+            assert_eq!(
+                heard(true, Kind::Text, text.as_bytes()),
+                heard(false, Kind::Text, text.as_bytes())
+            );
+            assert_eq!(
+                heard(true, Kind::Binary, text.as_bytes()),
+                heard(false, Kind::Binary, text.as_bytes())
+            );
+        };
+        for text in [
+            "",
+            " ",
+            "hello",
+            r#"{"a":"#,
+            r#"{"a":1} x"#,
+            "NaN",
+            "01",
+            "{a:1}",
+            "'a'",
+            "\u{feff}{\"a\":1}",
+            "a\0b",
+            "[1,]",
+            "é",
+        ] {
+            as_text(text);
+        }
+        as_text(&format!("{}{}", "[".repeat(129), "]".repeat(129)));
+        let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
+        let msg = from_client(true, Kind::Text, deep.as_bytes(), &SESSION);
+        assert!(msg.starts_with(&format!(r#"{{"payload":{deep},"_session""#)));
+        let bytes = b"{\"a\":\"\xff\"}";
+        assert_eq!(heard(true, Kind::Binary, bytes), heard(false, Kind::Binary, bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_no_harm(bytes: Vec<u8>, wholemsg: bool, is_text: bool) {
+            let _ = Msg::parse(&bytes);
+            let kind = if is_text { Kind::Text } else { Kind::Binary };
+            let msg = from_client(wholemsg, kind, &bytes, &SESSION);
+            prop_assert!(serde_json::from_str::<Value>(&msg).is_ok());
+        }
+
+        #[test]
+        fn a_payload_that_came_in_goes_out_again(text: String, bytes: Vec<u8>) {
+            let msg = Msg::parse(from_client(false, Kind::Text, text.as_bytes(), &SESSION).as_bytes())?;
+            let expected = (!text.is_empty()).then(|| (Kind::Text, Bytes::from(text)));
+            prop_assert_eq!(msg.content.frame(false), expected);
+            let msg = Msg::parse(from_client(false, Kind::Binary, &bytes, &SESSION).as_bytes())?;
+            prop_assert_eq!(msg.content.frame(false), Some((Kind::Binary, Bytes::from(bytes))));
+        }
+
+        #[test]
+        fn a_raw_payload_is_what_its_msg_says(text: String, bytes: Vec<u8>) {
+            for content in [Content::text(text), Content::binary(bytes.into())] {
+                let (_, whole) = content.frame(true).expect("a msg is never nothing");
+                prop_assert_eq!(Msg::parse(&whole)?.content.frame(false), content.frame(false));
+            }
+        }
+
+        #[test]
+        fn a_msg_goes_out_like_serdes(names in prop::collection::vec("[a-c]|payload|_session", 0..8)) {
+            let members: Vec<_> = names.iter().enumerate().map(|(at, name)| match name.as_str() {
+                "_session" => format!(r#""{name}":{{"type":"websocket","id":"{at}"}}"#),
+                _ => format!(r#""{name}":"{at}""#),
+            }).collect();
+            let text = format!("{{{}}}", members.join(", "));
+            let mut model: serde_json::Map<String, Value> = serde_json::from_str(&text)?;
+            let session = model.shift_remove("_session").map(|session| session["id"].as_str().map(str::to_owned));
+            let msg = Msg::parse(text.as_bytes())?;
+            let whole = serde_json::to_string(&model)?;
+            prop_assert_eq!(msg.content.frame(true), Some((Kind::Text, Bytes::from(whole))));
+            let payload = model.get("payload").and_then(Value::as_str).map(str::to_owned);
+            prop_assert_eq!(msg.content.frame(false), payload.map(|text| (Kind::Text, Bytes::from(text))));
+            let address = session.flatten().map_or(Address::All, Address::One);
+            prop_assert_eq!(msg.session, address);
+        }
+    }
+}
