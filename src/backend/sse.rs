@@ -269,6 +269,8 @@ mod tests {
         let mut slow = sse.listen(Topic::Configured("/ws/rooms/{room}".into()));
         for _ in 0..20 {
             sse.offer(event("/ws/rooms/a", 1024 * 1024));
+        }
+        while sse.shared.metrics.events_missed.get() < 4 {
             tokio::task::yield_now().await;
         }
         for _ in 0..16 {
