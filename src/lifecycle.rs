@@ -1,26 +1,79 @@
-//! Stub: drain phases and task tracking.
+//! Coming and going: tracked tasks, the two steps of leaving, signals.
+//!
+//! This is the only place that spawns a task, so that every task is known and awaited at the end.
+//! A task that runs until the pod leaves watches [`Lifecycle::draining`] or
+//! [`Lifecycle::closing`]; nothing is aborted.
 
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+/// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
+    tasks: TaskTracker,
     draining: CancellationToken,
     closing: CancellationToken,
 }
 
 impl Lifecycle {
-    pub fn spawn<F>(&self, future: F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        tokio::spawn(future);
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
     }
 
-    pub fn draining(&self) -> CancellationToken {
-        self.draining.clone()
+    /// Cancelled when the pod begins to leave: accept nothing new.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
     }
 
-    pub fn closing(&self) -> CancellationToken {
-        self.closing.clone()
+    /// Cancelled when the sessions have been told: finish and end.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Waits for every task, at most `limit`; whether all of them ended.
+    pub async fn finish(&self, limit: Duration) -> bool {
+        self.closing.cancel();
+        self.tasks.close();
+        tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
+    }
+}
+
+/// What the world outside asks of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// SIGTERM or SIGINT: leave; a second one: at once.
+    Leave,
+    /// SIGHUP: read the configuration again.
+    Reload,
+}
+
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From now on the three signals are ours.
+    pub fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Leave,
+            _ = self.interrupt.recv() => Wish::Leave,
+            _ = self.hang_up.recv() => Wish::Reload,
+        }
     }
 }

@@ -1,1 +1,89 @@
-fn main() {}
+//! settings → logs → `App::start` → signals → leave → exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use pathcast::app::App;
+use pathcast::cli::check::{self, Form};
+use pathcast::cli::{Cli, Command};
+use pathcast::config::{self, Settings, Source};
+use pathcast::lifecycle::{Signals, Wish};
+use pathcast::trace;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let source = Source::from_env(cli.config.clone());
+    match cli.command() {
+        Command::Serve => match serve(source) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Check(args) => {
+            let text = |form| match form {
+                Form::Schema => Ok(config::schema()),
+                Form::Toml => config::load(&source).map(|settings| settings.to_toml()),
+                Form::Json => config::load(&source).map(|settings| settings.to_json()),
+            };
+            check::run(args, text, &mut std::io::stdout(), &mut std::io::stderr())
+        }
+    }
+}
+
+fn serve(source: Source) -> anyhow::Result<()> {
+    let settings = config::load(&source)?;
+    trace::init(&settings.log).context("log.level")?;
+    raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(settings, source))
+}
+
+async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let scheme = if settings.gateway.tls.is_some() { "wss" } else { "ws" };
+    let paths: Vec<String> =
+        settings.paths.iter().map(|path| path.pattern.text().to_string()).collect();
+    let app = App::start(settings, source).await?;
+    announce(&app, scheme, &paths);
+    let mut changes = app.changes();
+    loop {
+        tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Reload => app.reload(),
+                Wish::Leave => break,
+            },
+            Some(()) = changes.recv() => app.reload(),
+        }
+    }
+    let hurry = async { while signals.next().await != Wish::Leave {} };
+    app.leave(hurry).await;
+    Ok(())
+}
+
+/// Says where the doors are. Nobody may be reading; that is no reason not to serve.
+fn announce(app: &App, scheme: &str, paths: &[String]) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(
+        out,
+        "pathcast {} on the memory broker\n  clients {scheme}://{}  paths {}\n  api http://{}",
+        env!("CARGO_PKG_VERSION"),
+        app.clients(),
+        paths.join(" "),
+        app.api(),
+    );
+    let _ = out.flush();
+}
+
+/// Every session is a descriptor, and the soft limit is often 1,024.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files; sessions are bounded by it");
+    }
+}

@@ -1,12 +1,193 @@
-//! Stub: all metric families.
+//! All metric families, in one struct; the only module that names the `prometheus` crate.
+//!
+//! Labels come from the configuration only: a pattern is one value, a client's close code outside
+//! the known ones is `other`. Handles with labels are made when a path is configured; nothing on
+//! the way of a message looks a label up.
 
-#[derive(Debug, Default)]
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::proto::close::{self, Cause};
+
+/// Upper edges in seconds: from one small fan-out (a few writes) to the slowest worth naming.
+const FANOUT_SECONDS: &[f64] =
+    &[1e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 5.0];
+
+/// The families (docs/metrics.md names each one).
 pub struct Metrics {
-    _stub: (),
+    registry: Registry,
+    paths: Mutex<HashMap<Arc<str>, Arc<PathMetrics>>>,
+    sessions: IntGaugeVec,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    messages_in: IntCounterVec,
+    published: IntCounterVec,
+    deliveries: IntCounterVec,
+    undelivered: IntCounterVec,
+    handshakes: IntCounterVec,
+    unicasts: IntCounterVec,
+    pub delivery_bytes: IntCounter,
+    pub fanout_seconds: Histogram,
+    pub outbox_bytes: IntGauge,
+    pub draining: IntGauge,
+    pub shard_imbalance: IntGauge,
+    pub event_listeners: IntGauge,
+    pub events_missed: IntCounter,
+    pub panics: IntCounter,
+}
+
+/// The handles of one configured path.
+pub struct PathMetrics {
+    pub sessions: IntGauge,
+    pub opened: IntCounter,
+    pub messages_in: IntCounter,
+    pub published_http: IntCounter,
+    pub deliveries: IntCounter,
+    pub undelivered_slow: IntCounter,
+    pub undelivered_closed: IntCounter,
+    pub undelivered_overload: IntCounter,
+    text: Arc<str>,
+    closed: IntCounterVec,
 }
 
 impl Metrics {
+    /// Fails only when two families share a name.
+    pub fn new() -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new_custom(Some("pathcast".to_owned()), None)?;
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let counter = |name: &str, help: &str| {
+            let family = IntCounter::new(name, help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let gauge = |name: &str, help: &str| {
+            let family = IntGauge::new(name, help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let sessions = IntGaugeVec::new(Opts::new("sessions", "Open sessions."), &["path"])?;
+        registry.register(Box::new(sessions.clone()))?;
+        let fanout = HistogramOpts::new(
+            "fanout_seconds",
+            "From a broadcast's receipt on this pod to its last socket written or queued.",
+        );
+        let fanout_seconds = Histogram::with_opts(fanout.buckets(FANOUT_SECONDS.to_vec()))?;
+        registry.register(Box::new(fanout_seconds.clone()))?;
+        Ok(Metrics {
+            sessions,
+            opened: counters("sessions_opened_total", "Sessions opened.", &["path"])?,
+            closed: counters("sessions_closed_total", "Sessions ended.", &["path", "code"])?,
+            messages_in: counters("messages_in_total", "Messages from clients.", &["path"])?,
+            published: counters("published_total", "Messages taken.", &["path", "source"])?,
+            deliveries: counters("deliveries_total", "Frames put on sockets.", &["path"])?,
+            undelivered: counters(
+                "undelivered_total",
+                "Frames meant for a session that it did not get.",
+                &["path", "reason"],
+            )?,
+            handshakes: counters("handshakes_total", "Handshakes answered.", &["result"])?,
+            unicasts: counters("unicast_total", "Unicasts answered.", &["result"])?,
+            delivery_bytes: counter("delivery_bytes_total", "Bytes of frames put on sockets.")?,
+            fanout_seconds,
+            outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,
+            draining: gauge("draining", "1 while this pod leaves.")?,
+            shard_imbalance: gauge(
+                "shard_imbalance",
+                "Sessions of the fullest shard less those of the emptiest.",
+            )?,
+            event_listeners: gauge("event_listeners", "Listeners of server-sent events.")?,
+            events_missed: counter("events_missed_total", "Events a listener was too slow for.")?,
+            panics: counter("session_panics_total", "Sessions closed 1011 after a bug.")?,
+            paths: Mutex::default(),
+            registry,
+        })
+    }
+
+    /// The handles of a configured path, by its text.
+    pub fn path(&self, text: &Arc<str>) -> Arc<PathMetrics> {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = paths.entry(text.clone()).or_insert_with(|| {
+            let path = &[&**text];
+            let undelivered = |reason| self.undelivered.with_label_values(&[&**text, reason]);
+            Arc::new(PathMetrics {
+                sessions: self.sessions.with_label_values(path),
+                opened: self.opened.with_label_values(path),
+                messages_in: self.messages_in.with_label_values(path),
+                published_http: self.published.with_label_values(&[&**text, "http"]),
+                deliveries: self.deliveries.with_label_values(path),
+                undelivered_slow: undelivered("slow"),
+                undelivered_closed: undelivered("closed"),
+                undelivered_overload: undelivered("overload"),
+                text: text.clone(),
+                closed: self.closed.clone(),
+            })
+        });
+        handles.clone()
+    }
+
+    /// `result`: a name fixed in the code.
+    pub fn handshake(&self, result: &'static str) {
+        self.handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// `result`: a name fixed in the code.
+    pub fn unicast(&self, result: &'static str) {
+        self.unicasts.with_label_values(&[result]).inc();
+    }
+
+    /// The text format, version 0.0.4, the process's own families included.
     pub fn encode(&self) -> String {
-        "# HELP pathcast_stub x\n".to_owned()
+        let mut families = self.registry.gather();
+        families.extend(prometheus::default_registry().gather());
+        // Writing to a String fails for a family without samples; those are left out above.
+        TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+    }
+}
+
+impl PathMetrics {
+    pub fn ended(&self, code: u16, cause: Cause) {
+        let code = match code {
+            1000 | 1001 | 1002 | 1003 | 1005..=1014 => code.to_string(),
+            _ if cause == Cause::Kick && close::is_kickable(code) => "kick".to_owned(),
+            _ => "other".to_owned(),
+        };
+        self.closed.with_label_values(&[&*self.text, &*code]).inc();
+        self.sessions.dec();
+    }
+}
+
+/// Observes what passed since `start`.
+pub fn observe(histogram: &Histogram, passed: Duration) {
+    histogram.observe(passed.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted_and_clients_make_no_series() {
+        let metrics = Metrics::new().expect("families have names of their own");
+        let path = metrics.path(&"/ws/rooms/{room}".into());
+        path.deliveries.inc_by(3);
+        for code in 4000..4999 {
+            path.sessions.inc();
+            path.ended(code, Cause::Client);
+        }
+        let text = metrics.encode();
+        assert!(text.contains("pathcast_deliveries_total{path=\"/ws/rooms/{room}\"} 3"), "{text}");
+        assert!(text.contains("code=\"other\",path=\"/ws/rooms/{room}\"} 999"), "{text}");
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+        assert_eq!(text.matches("sessions_closed_total{").count(), 1);
     }
 }

@@ -30,9 +30,10 @@ use crate::api::problem::{Kind, Problem, Written};
 use crate::api::publish::{Accepted, Delivered, Target};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, body, publish};
+use crate::proto::ask::Reach;
 use crate::proto::msg::{Address, Msg};
 use crate::proto::session_id::SessionId;
-use crate::relay::{Reach, Refusal};
+use crate::relay::Refusal;
 
 /// Items begun and not answered yet, for each request.
 const IN_FLIGHT_MAX: usize = 256;

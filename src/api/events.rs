@@ -25,8 +25,8 @@ use crate::api::call::Call;
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, publish};
+use crate::backend::sse::{Event, Heard, Listener, Topic};
 use crate::proto::paths::Paths;
-use crate::relay::{Heard, Listener, Topic};
 
 const PREFIX: &str = "/v1/events";
 
@@ -81,7 +81,7 @@ async fn events(
     let listening = Listening {
         listener: state.relay.listen(topic),
         beat: beat(),
-        closing: state.lifecycle.closing(),
+        closing: state.lifecycle.closing().clone(),
         _place: place,
     };
     let chunks = stream::unfold(listening, |mut listening| async move {
@@ -104,7 +104,9 @@ fn topic(paths: &Paths, caller: &Caller, raw: &str) -> Result<Topic, Problem> {
     }
     caller.may_touch(raw)?;
     match paths.resolve(raw) {
-        Some((path, _)) => Ok(Topic::Concrete(path)),
+        Some((path, configured)) => {
+            Ok(Topic::Concrete { path, configured: configured.pattern.text().clone() })
+        }
         None => Err(publish::unknown(paths, caller, raw)),
     }
 }
@@ -143,14 +145,15 @@ impl Listening {
 
 fn written(heard: Heard) -> Bytes {
     match heard {
-        Heard::Event { id, kind, json } => {
+        Heard::Event(event) => {
+            let Event { id, kind, json, .. } = &*event;
             let mut text = BytesMut::with_capacity(id.len() + kind.len() + json.len() + 24);
             text.put_slice(b"id: ");
             text.put_slice(id.as_bytes());
             text.put_slice(b"\nevent: ");
             text.put_slice(kind.as_bytes());
             text.put_slice(b"\ndata: ");
-            text.put_slice(&json);
+            text.put_slice(json);
             text.put_slice(b"\n\n");
             text.freeze()
         }
@@ -160,6 +163,8 @@ fn written(heard: Heard) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::api::fixture::Door;
     use crate::proto::grant::Grant;
@@ -185,7 +190,10 @@ mod tests {
         check("/ws/rooms/{room}", configured("/ws/rooms/{room}"));
         check("/ws/rooms/%7Broom%7d", configured("/ws/rooms/{room}"));
         check("/ws/rooms/%7broom}", configured("/ws/rooms/{room}"));
-        let concrete = |text| Path::parse(text).ok().map(Topic::Concrete);
+        let concrete = |text| {
+            let path = Path::parse(text).ok()?;
+            Some(Topic::Concrete { path, configured: "/ws/rooms/{room}".into() })
+        };
         check("/ws/rooms/1", concrete("/ws/rooms/1"));
         check("/ws/rooms/%7Bother%7D", concrete("/ws/rooms/%7Bother%7D"));
         check("/ws/rooms/{other}", None);
@@ -197,7 +205,13 @@ mod tests {
     #[test]
     fn an_event_is_three_lines_and_a_gap_tells_how_many() {
         let json = Bytes::from_static(b"{\"id\":\"x-0\"}");
-        let event = Heard::Event { id: "x-0".into(), kind: "message", json };
+        let event = Heard::Event(Arc::new(Event {
+            id: "x-0".into(),
+            kind: "message",
+            json,
+            path: Path::parse("/ws").expect("a path"),
+            configured: "/ws".into(),
+        }));
         let expected: &[u8] = b"id: x-0\nevent: message\ndata: {\"id\":\"x-0\"}\n\n";
         assert_eq!(written(event), expected);
         assert_eq!(written(Heard::Gap(7)), &b"event: gap\ndata: {\"missed\":7}\n\n"[..]);

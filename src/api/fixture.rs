@@ -4,6 +4,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,11 +17,21 @@ use tower::ServiceExt;
 
 use crate::api::router::{calls, router};
 use crate::api::{Config, Key, Scope, State, openapi};
+use crate::backend::sse::Sse;
+use crate::broker::memory::Memory;
+use crate::hub;
+use crate::hub::Hub;
+use crate::hub::inbound::Inbound;
+use crate::hub::presence::Presence;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::grant::{Glob, Grant};
 use crate::proto::paths::{Configured, Paths, Pattern};
-use crate::relay::Relay;
+use crate::proto::session_id::PodId;
+use crate::relay;
+use crate::relay::ears::Ears;
+use crate::relay::local::Local;
+use crate::relay::{Parts, Relay};
 
 /// What the fixture's door takes as one msg.
 pub const PUBLISH_BYTES_MAX: usize = 1000;
@@ -188,16 +199,52 @@ pub fn state(keys: Vec<Key>) -> State {
         publish_bytes_max: PUBLISH_BYTES_MAX,
         batch_bytes_max: BATCH_BYTES_MAX,
     };
-    let (metrics, lifecycle) = (Arc::new(Metrics::default()), Lifecycle::default());
-    State::new(config, relay(), metrics, lifecycle)
+    let (metrics, lifecycle) = (Metrics::new().expect("metrics"), Lifecycle::default());
+    let metrics = Arc::new(metrics);
+    let relay = relay_of(&metrics, &lifecycle);
+    State::new(config, relay, metrics, lifecycle)
 }
 
-/// A relay with these paths and without any session.
-fn relay() -> Arc<Relay> {
+/// A relay with these paths, of one shard and without any session.
+fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let mut paths = Paths::default();
     for text in ["/", "/ws/a", "/ws/rooms/{room}", "/other"] {
         let pattern = Pattern::parse(text).expect("a pattern");
         paths.add(Configured::new(pattern)).expect("not there yet");
     }
-    Arc::new(Relay { stub_paths: Arc::new(paths) })
+    const MIB: usize = 1 << 20;
+    let config = hub::Config {
+        shards: 1,
+        sessions_max: 10,
+        message_bytes_max: MIB,
+        frame_bytes_max: MIB,
+        outbox_bytes_max: MIB,
+        outbox_total_bytes_max: MIB,
+        inbound_total_bytes_max: MIB,
+        mailbox_bytes_max: MIB,
+        slow_after: Duration::from_secs(10),
+        close_timeout: Duration::from_secs(1),
+    };
+    let pod = PodId(*b"the door");
+    let events = Arc::new(Sse::start(lifecycle, metrics.clone()));
+    let (ears, _) = Ears::new(events.clone());
+    let ears: Arc<dyn Inbound> = Arc::new(ears);
+    let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));
+    let presence = Arc::new(Presence::new(hub.shards()));
+    let local = Local {
+        hub: hub.clone(),
+        presence: presence.clone(),
+        metrics: metrics.clone(),
+        frame_bytes_max: MIB,
+    };
+    let parts = Parts {
+        broker: Box::new(Memory::new(pod, local)),
+        hub,
+        presence,
+        events,
+        metrics: metrics.clone(),
+        paths: Arc::new(paths),
+    };
+    let config = relay::Config { frame_bytes_max: MIB, unicast_timeout: Duration::from_secs(2) };
+    Arc::new(Relay::new(config, parts))
 }

@@ -155,7 +155,7 @@ impl Deref for State {
 pub async fn serve(listener: TcpListener, state: State) {
     let router = router::router(state.clone());
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let closing = state.lifecycle.closing();
+    let closing = state.lifecycle.closing().clone();
     loop {
         let accepted = async {
             let place = connections.clone().acquire_owned().await;

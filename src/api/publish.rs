@@ -15,11 +15,12 @@ use crate::api::call::Call;
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, body};
+use crate::proto::ask::Reach;
 use crate::proto::msg::{Address, Msg};
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, Paths};
 use crate::proto::session_id::SessionId;
-use crate::relay::{Reach, Receipt, Refusal};
+use crate::relay::{Receipt, Refusal};
 
 const PREFIX: &str = "/v1/publish";
 

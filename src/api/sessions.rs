@@ -20,11 +20,11 @@ use crate::api::problem::{Kind, Problem};
 use crate::api::publish::{Delivered, address};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, publish};
-use crate::hub::SessionInfo;
+use crate::proto::ask::{Reach, SessionInfo};
 use crate::proto::close::{self, Close};
 use crate::proto::msg::Address;
 use crate::proto::session_id::SessionId;
-use crate::relay::{Reach, Refusal};
+use crate::relay::Refusal;
 
 const ROUTE: &str = "/v1/sessions";
 const ROUTE_ONE: &str = "/v1/sessions/{id}";

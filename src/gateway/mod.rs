@@ -1,10 +1,60 @@
 //! The clients' door: listener, TLS, upgrade; hands the raw socket to its shard.
+//!
+//! hyper reads one request per connection and writes one answer; fastwebsockets makes the 101;
+//! then the socket leaves the runtime for the shard that its session belongs to, and nothing of the
+//! handshake stays behind. Handshakes have bounds of their own (how many at once, how many a
+//! second, how long), so that a storm of them does not reach those who are connected.
 
+pub mod handshake;
+pub mod tls;
+
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use fastwebsockets::upgrade::{UpgradeFut, upgrade};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
+
+use crate::gateway::handshake::{Refusal, Wanted};
+use crate::gateway::tls::Certificate;
+use crate::hub::command::Greeting;
+use crate::hub::socket::Socket;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::proto::pacing::Bucket;
 use crate::proto::paths::Origins;
+use crate::relay::Relay;
+use crate::relay::attachment::{Attachment, Unattached};
+
+/// Room for the head of one handshake: cookies and tokens of a browser fit, a flood does not.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Headers of one handshake.
+const HEADERS_MAX: usize = 64;
+
+/// Seconds after which a client that was turned away for now may come again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// How long the kernel goes on sending to a peer that acknowledges nothing: it finds the dead
+/// where no heartbeat can.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long to leave the listener alone after it failed: out of descriptors, usually.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -25,4 +75,200 @@ pub struct Config {
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// What every connection shares.
+pub struct Gateway {
+    config: Config,
+    relay: Arc<Relay>,
+    metrics: Arc<Metrics>,
+    certificate: Option<Certificate>,
+    pace: Option<Mutex<Bucket>>,
+    started: Instant,
+}
+
+impl Gateway {
+    pub fn new(
+        config: Config,
+        relay: Arc<Relay>,
+        metrics: Arc<Metrics>,
+        lifecycle: &Lifecycle,
+    ) -> Result<Gateway, tls::Unusable> {
+        let files = config.tls.clone();
+        let certificate = files.map(|files| Certificate::watch(files, lifecycle)).transpose()?;
+        let pace = config.handshakes_per_second.map(|rate| Mutex::new(Bucket::new(rate, 0)));
+        Ok(Gateway { config, relay, metrics, certificate, pace, started: Instant::now() })
+    }
+
+    /// Accepts until the pod drains.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, lifecycle: Lifecycle) {
+        let handshakes = Arc::new(Semaphore::new(self.config.handshakes_max));
+        loop {
+            let accept = async {
+                let permit = handshakes.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                accepted = accept => accepted,
+                () = lifecycle.draining().cancelled() => return,
+            };
+            let Ok(permit) = permit else { return };
+            match accepted {
+                Ok((stream, remote)) => {
+                    lifecycle.spawn(self.clone().connection(stream, remote, permit));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        remote: SocketAddr,
+        _permit: OwnedSemaphorePermit,
+    ) {
+        let limit = self.config.handshake_timeout;
+        match tokio::time::timeout(limit, self.handshake(stream)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.metrics.handshake("broken");
+                tracing::debug!(%remote, %error, "a handshake broke off");
+            }
+            Err(_) => {
+                self.metrics.handshake("timeout");
+                tracing::debug!(%remote, "a handshake took too long");
+            }
+        }
+    }
+
+    async fn handshake(&self, stream: TcpStream) -> io::Result<()> {
+        prepare(&stream)?;
+        match &self.certificate {
+            None => self.upgrade(stream, plain).await,
+            Some(certificate) => {
+                let stream = certificate.acceptor().accept(stream).await?;
+                self.upgrade(stream, encrypted).await
+            }
+        }
+    }
+
+    /// Answers one request; on a 101, hands the stream's socket to its shard.
+    async fn upgrade<S>(&self, stream: S, raw: fn(S) -> io::Result<Socket>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let upgraded = Mutex::new(None);
+        let service = service_fn(|request| async {
+            let answer = self.answer(request).await;
+            let (response, session) = answer.unwrap_or_else(|refusal| {
+                self.metrics.handshake(refusal.result());
+                (refused(refusal), None)
+            });
+            *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = session;
+            Ok::<_, Infallible>(response)
+        });
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.config.handshake_timeout)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await
+            .map_err(io::Error::other)?;
+        let session = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Session { upgrade, attachment, mut greeting }) = session {
+            let socket = upgrade.await.map_err(io::Error::other)?.into_inner().into_inner();
+            let parts = socket
+                .downcast::<TokioIo<S>>()
+                .map_err(|_| io::Error::other("the upgraded stream is not the accepted one"))?;
+            greeting.read = parts.read_buf;
+            attachment.open(raw(parts.io.into_inner())?, greeting);
+            self.metrics.handshake("accepted");
+        }
+        Ok(())
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<(Response<Full<Bytes>>, Option<Session>), Refusal> {
+        let paths = self.relay.paths();
+        let Wanted { path, configured, greeting } =
+            handshake::read(&request, &paths, &self.config.origins)?;
+        if let Some(pace) = &self.pace {
+            let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if !pace.lock().unwrap_or_else(PoisonError::into_inner).take(now_ms) {
+                return Err(Refusal::TooOften);
+            }
+        }
+        if self.metrics.draining.get() != 0 {
+            return Err(Refusal::Unavailable("this server is leaving; try again"));
+        }
+        let attached = Attachment::begin(&self.relay, &path, &configured).await;
+        let attachment = attached.map_err(|unattached| {
+            Refusal::Unavailable(match unattached {
+                Unattached::Full => "this server is full; try again",
+                Unattached::TooManyPaths => "there are too many paths of this kind; try again",
+                Unattached::Broker => "this server cannot reach its broker; try again",
+            })
+        })?;
+        let (response, upgrade) = upgrade(&mut request)
+            .map_err(|_| Refusal::Malformed("the handshake cannot be answered"))?;
+        let mut response = response.map(|_| Full::default());
+        if let Some(subprotocol) = &greeting.subprotocol
+            && let Ok(value) = HeaderValue::from_str(subprotocol)
+        {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        Ok((response, Some(Session { upgrade, attachment, greeting })))
+    }
+}
+
+/// A session whose 101 is on its way.
+struct Session {
+    upgrade: UpgradeFut,
+    attachment: Attachment,
+    greeting: Greeting,
+}
+
+fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{}\n", refusal.line())));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    match refusal.status() {
+        StatusCode::UPGRADE_REQUIRED => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        _ => {}
+    }
+    response
+}
+
+/// Joined writes want no waiting for more, and a dead peer wants to be found.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+fn plain(stream: TcpStream) -> io::Result<Socket> {
+    Ok(Socket::plain(stream.into_std()?))
+}
+
+fn encrypted(stream: TlsStream<TcpStream>) -> io::Result<Socket> {
+    let (stream, connection) = stream.into_inner();
+    Ok(Socket::tls(stream.into_std()?, connection))
 }

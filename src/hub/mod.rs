@@ -1,9 +1,41 @@
-//! This pod's sessions.
+//! This pod's sessions: shards, the rooms and outboxes in them, and the fan-out.
+//!
+//! The hub knows sockets and the [`Inbound`] it is given; it knows no broker and no backend. Each
+//! session belongs to one shard, a thread that owns it without a lock; everything asked of the
+//! session goes through that shard's mailbox, and its id names the shard.
 
-use std::time::Duration;
+pub mod command;
+pub mod inbound;
+pub mod mailbox;
+pub mod outbox;
+pub mod presence;
+pub mod reading;
+pub mod room;
+pub mod sessions;
+pub mod shard;
+pub mod socket;
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Waker};
+
+use crate::hub::command::{Command, Frames, Greeting, Sweep};
+use crate::hub::inbound::Inbound;
+use crate::hub::mailbox::{Full, Mailbox};
+use crate::hub::room::Rooms;
+use crate::hub::sessions::Sessions;
+use crate::hub::shard::Shard;
+use crate::hub::socket::Socket;
+use crate::metrics::Metrics;
 use crate::proto::path::Path;
-use crate::proto::session_id::SessionId;
+use crate::proto::paths::Configured;
+use crate::proto::session_id::{PodId, SessionId};
+
+/// A shard that has not turned for this long is stuck: it turns once a second with nothing to do.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -13,6 +45,8 @@ pub struct Config {
     pub sessions_max: usize,
     /// The largest message a client may send, fragments together.
     pub message_bytes_max: usize,
+    /// The largest payload that goes out as one frame.
+    pub frame_bytes_max: usize,
     /// What may wait for one socket, not counting the message that found it empty.
     pub outbox_bytes_max: usize,
     /// What may wait for all sockets of this pod.
@@ -27,13 +61,195 @@ pub struct Config {
     pub close_timeout: Duration,
 }
 
-/// What a look-up tells of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionInfo {
-    pub id: SessionId,
-    pub path: Path,
-    /// Unix time in milliseconds.
-    pub opened_ms: u64,
-    pub remote: Option<std::net::SocketAddr>,
-    pub subprotocol: Option<String>,
+pub struct Hub {
+    pod: PodId,
+    sessions_max: usize,
+    started: Instant,
+    shards: Vec<Handle>,
+}
+
+struct Handle {
+    mailbox: Mailbox,
+    /// Sessions it has or is about to have, lingering ones included.
+    occupied: Arc<AtomicUsize>,
+    turned_ms: Arc<AtomicU64>,
+}
+
+/// This pod holds as many sessions as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this pod is full")]
+pub struct AtCapacity;
+
+impl Hub {
+    /// Starts the shards. A shard that panics ends the process: its sessions are lost, and a pod
+    /// that seems well without them would be worse than one that starts again.
+    pub fn start(
+        pod: PodId,
+        config: Config,
+        metrics: &Arc<Metrics>,
+        inbound: &Arc<dyn Inbound>,
+    ) -> io::Result<Hub> {
+        let mut shards = Vec::new();
+        for at in 0..config.shards {
+            let number = u8::try_from(at).map_err(io::Error::other)?;
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), shard::WAKER)?;
+            let (mailbox, post) = mailbox::mailbox(config.mailbox_bytes_max, waker);
+            let occupied = Arc::new(AtomicUsize::new(0));
+            let turned_ms = Arc::new(AtomicU64::new(0));
+            let sessions = Sessions::new(
+                pod,
+                number,
+                config.clone(),
+                metrics.clone(),
+                inbound.clone(),
+                occupied.clone(),
+                poll.registry().try_clone()?,
+            );
+            let rooms = Rooms::new(metrics.clone());
+            let shard = Shard::new(poll, post, sessions, rooms, turned_ms.clone());
+            std::thread::Builder::new().name(format!("shard-{at}")).spawn(move || {
+                let run = std::panic::AssertUnwindSafe(|| shard.run());
+                match std::panic::catch_unwind(run) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => tracing::error!(%error, "a shard cannot go on"),
+                    Err(_) => tracing::error!("a bug ended a shard"),
+                }
+                std::process::exit(70);
+            })?;
+            shards.push(Handle { mailbox, occupied, turned_ms });
+        }
+        let started = Instant::now();
+        Ok(Hub { pod, sessions_max: config.sessions_max, started, shards })
+    }
+
+    /// Where the next session goes, and its id: the shard with the fewest.
+    pub fn place(&self) -> Result<SessionId, AtCapacity> {
+        let count = |shard: &Handle| shard.occupied.load(Ordering::Relaxed);
+        let (mut total, mut fewest, mut at) = (0, usize::MAX, 0);
+        for (number, shard) in self.shards.iter().enumerate() {
+            let sessions = count(shard);
+            total += sessions;
+            if sessions < fewest {
+                (fewest, at) = (sessions, number);
+            }
+        }
+        if total >= self.sessions_max {
+            return Err(AtCapacity);
+        }
+        let mut random = [0; 16];
+        // Fails only on systems without randomness, where nothing else would work either.
+        getrandom::fill(&mut random).map_err(|_| AtCapacity)?;
+        let shard = u8::try_from(at).map_err(|_| AtCapacity)?;
+        Ok(SessionId { pod: self.pod, shard, random })
+    }
+
+    /// The session takes its place among the broadcasts: every one pushed from now on is for it.
+    /// The caller follows with `open` or `abandon`.
+    pub fn reserve(
+        &self,
+        id: SessionId,
+        path: Path,
+        configured: Arc<Configured>,
+        metrics: &Metrics,
+    ) {
+        let metrics = metrics.path(configured.pattern.text());
+        if let Some(shard) = self.shard(&id) {
+            shard.occupied.fetch_add(1, Ordering::Relaxed);
+            // Without bytes, so it always fits.
+            let _ = shard.mailbox.push(Command::Reserve { id, path, configured, metrics });
+        }
+    }
+
+    /// The socket of a reserved session, its 101 sent.
+    pub fn open(&self, id: SessionId, socket: Socket, greeting: Greeting) {
+        let greeting = Box::new(greeting);
+        let _ = self.tell(&id, Command::Open { id, socket, greeting });
+    }
+
+    /// A reserved session that gets no socket.
+    pub fn abandon(&self, id: SessionId) {
+        let _ = self.tell(&id, Command::Abandon { id });
+    }
+
+    /// Hands frames to the shards named; how many of them had no room for it.
+    pub fn broadcast(&self, path: &Path, frames: &Frames, shards: &[usize]) -> usize {
+        let at = Instant::now();
+        let refused = |&&number: &&usize| {
+            let frames = frames.clone();
+            let command = Command::Broadcast { path: path.clone(), frames, at };
+            self.shards[number].mailbox.push(command).is_err()
+        };
+        shards.iter().filter(refused).count()
+    }
+
+    /// Puts a command about one session before its shard. An id of a shard that does not exist is
+    /// dropped, its reply with it.
+    pub fn tell(&self, id: &SessionId, command: Command) -> Result<(), Full> {
+        match self.shard(id) {
+            Some(shard) => shard.mailbox.push(command),
+            None => Ok(()),
+        }
+    }
+
+    /// As `tell`, by the shard's number.
+    pub fn tell_shard(&self, number: usize, command: Command) -> Result<(), Full> {
+        match self.shards.get(number) {
+            Some(shard) => shard.mailbox.push(command),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends sessions on all shards, a slice at a time.
+    pub fn sweep(&self, sweep: &Sweep) {
+        for shard in &self.shards {
+            let _ = shard.mailbox.push(Command::Sweep(sweep.clone()));
+        }
+    }
+
+    /// Whether publishers should hold back.
+    pub fn is_crowded(&self) -> bool {
+        self.shards.iter().any(|shard| shard.mailbox.is_crowded())
+    }
+
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Sessions on this pod, those included that still linger for their close handshake.
+    pub fn occupied(&self) -> usize {
+        self.shards.iter().map(|shard| shard.occupied.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Sessions of the fullest shard less those of the emptiest.
+    pub fn imbalance(&self) -> usize {
+        let counts = self.shards.iter().map(|shard| shard.occupied.load(Ordering::Relaxed));
+        let (mut fewest, mut most) = (usize::MAX, 0);
+        for count in counts {
+            fewest = fewest.min(count);
+            most = most.max(count);
+        }
+        most.saturating_sub(fewest)
+    }
+
+    /// The shards that do not turn.
+    pub fn stuck(&self) -> Vec<usize> {
+        let now = self.started.elapsed();
+        let turned =
+            |shard: &Handle| Duration::from_millis(shard.turned_ms.load(Ordering::Relaxed));
+        let is_stuck = |shard: &Handle| now > turned(shard) + STUCK_AFTER;
+        let numbered = self.shards.iter().enumerate();
+        numbered.filter(|(_, shard)| is_stuck(shard)).map(|(number, _)| number).collect()
+    }
+
+    /// Ends the shards and whatever sockets they still have.
+    pub fn stop(&self) {
+        for shard in &self.shards {
+            let _ = shard.mailbox.push(Command::Stop);
+        }
+    }
+
+    fn shard(&self, id: &SessionId) -> Option<&Handle> {
+        self.shards.get(usize::from(id.shard))
+    }
 }

@@ -4,14 +4,18 @@
 //! calling it. What a rule needs from the world (bytes that were read, milliseconds that passed, a
 //! random number) is handed to it.
 
+pub mod ask;
 pub mod close;
 pub mod event;
 pub mod frame;
 pub mod grant;
 pub mod json;
+pub mod json_names;
+pub mod json_string;
 pub mod msg;
 pub mod pacing;
 pub mod path;
 pub mod paths;
 pub mod session;
 pub mod session_id;
+pub mod spelling;

@@ -1,0 +1,223 @@
+//! The composition root: puts the parts together, starts them, and takes them down in good order.
+//!
+//! The only module that knows everyone. No part knows who made it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::api;
+use crate::backend::sse::Sse;
+use crate::broker::memory::Memory;
+use crate::config::{self, Drain, Settings, Source};
+use crate::gateway::{Gateway, tls};
+use crate::hub::Hub;
+use crate::hub::command::{Farewell, Sweep};
+use crate::hub::inbound::Inbound;
+use crate::hub::presence::Presence;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::proto::close::Cause;
+use crate::proto::session_id::PodId;
+use crate::relay::ears::Ears;
+use crate::relay::local::Local;
+use crate::relay::{Parts, Relay};
+
+/// Handshakes that wait to be accepted: a pod that lost a peer gets its clients all at once.
+const BACKLOG: i32 = 4096;
+
+/// How long requests in flight may take when the sessions are gone.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How often leaving looks whether the last session has gone.
+const LEAVE_POLL: Duration = Duration::from_millis(10);
+
+/// A file that is being written changes several times; it is read when it has been quiet so long.
+const CHANGE_QUIET: Duration = Duration::from_millis(300);
+
+/// A running gateway.
+pub struct App {
+    relay: Arc<Relay>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+    drain: Drain,
+    source: Source,
+    clients: SocketAddr,
+    api: SocketAddr,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {0} for {1}: {2}")]
+    Listen(SocketAddr, &'static str, io::Error),
+    #[error("cannot use the certificate: {0}")]
+    Tls(#[from] tls::Unusable),
+    #[error("cannot start the shards: {0}")]
+    Shards(io::Error),
+    #[error("cannot make an id for this pod: {0}")]
+    Random(getrandom::Error),
+    #[error("metrics contradict each other: {0}")]
+    Metrics(String),
+}
+
+impl App {
+    /// Starts everything; when it returns, both doors are open.
+    pub async fn start(settings: Settings, source: Source) -> Result<App, Error> {
+        let lifecycle = Lifecycle::default();
+        let metrics = Metrics::new().map_err(|error| Error::Metrics(error.to_string()))?;
+        let metrics = Arc::new(metrics);
+        let mut pod = [0; 8];
+        getrandom::fill(&mut pod).map_err(Error::Random)?;
+        let pod = PodId(pod);
+
+        let events = Arc::new(Sse::start(&lifecycle, metrics.clone()));
+        let (ears, departures) = Ears::new(events.clone());
+        let ears: Arc<dyn Inbound> = Arc::new(ears);
+        let hub = Hub::start(pod, settings.hub, &metrics, &ears).map_err(Error::Shards)?;
+        let hub = Arc::new(hub);
+        let presence = Arc::new(Presence::new(hub.shards()));
+        let local = Local {
+            hub: hub.clone(),
+            presence: presence.clone(),
+            metrics: metrics.clone(),
+            frame_bytes_max: settings.relay.frame_bytes_max,
+        };
+        let parts = Parts {
+            broker: Box::new(Memory::new(pod, local)),
+            hub: hub.clone(),
+            presence,
+            events,
+            metrics: metrics.clone(),
+            paths: Arc::new(settings.paths),
+        };
+        let relay = Arc::new(Relay::new(settings.relay, parts));
+        lifecycle.spawn(relay.clone().keep_books(departures, lifecycle.closing().clone()));
+
+        let (api_listener, api) = listen(settings.api.listen, "the API")?;
+        let (listener, clients) = listen(settings.gateway.listen, "clients")?;
+        let door = api::State::new(settings.api, relay.clone(), metrics.clone(), lifecycle.clone());
+        lifecycle.spawn(api::serve(api_listener, door));
+        let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)?;
+        lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
+
+        tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
+        Ok(App { relay, hub, metrics, lifecycle, drain: settings.drain, source, clients, api })
+    }
+
+    /// Where clients connect.
+    pub fn clients(&self) -> SocketAddr {
+        self.clients
+    }
+
+    /// Where publishers call.
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Reads the configuration again. What is wrong with it is logged, and nothing changes then.
+    pub fn reload(&self) {
+        match config::load(&self.source) {
+            Ok(settings) => {
+                self.relay.reconfigure(Arc::new(settings.paths));
+                tracing::info!("took the configuration again: paths are up to date");
+            }
+            Err(error) => tracing::error!("kept the old configuration: {error}"),
+        }
+    }
+
+    /// Tells when the configuration file has changed. Without a file it never does.
+    pub fn changes(&self) -> mpsc::Receiver<()> {
+        let (changed, changes) = mpsc::channel(1);
+        if let Some(file) = self.source.path.clone() {
+            self.lifecycle.spawn(watch(file, changed, self.lifecycle.clone()));
+        }
+        changes
+    }
+
+    /// Leaves in good order: nothing new comes in, every session is told 1012 with a time to come
+    /// back, what waits for it is written, requests end. `hurry` cuts the waiting short.
+    pub async fn leave(self, hurry: impl Future<Output = ()>) {
+        tracing::info!(sessions = self.hub.occupied(), "leaving");
+        self.metrics.draining.set(1);
+        self.lifecycle.draining().cancel();
+        let ms = u64::try_from(self.drain.retry_after.as_millis()).unwrap_or(u64::MAX);
+        let farewell = Farewell::RetryWithin { ms };
+        self.hub.sweep(&Sweep { configured: None, cause: Cause::Drain, farewell });
+        let flushed = async {
+            while self.hub.occupied() > 0 {
+                tokio::time::sleep(LEAVE_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = flushed => {}
+            () = tokio::time::sleep(self.drain.timeout) => {
+                tracing::warn!(sessions = self.hub.occupied(), "sessions left in mid-farewell");
+            }
+            () = hurry => {}
+        }
+        if !self.lifecycle.finish(FINISH_TIMEOUT).await {
+            tracing::warn!("some requests did not end in time");
+        }
+        self.hub.stop();
+    }
+}
+
+fn listen(address: SocketAddr, whom: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    listen().map_err(|error| Error::Listen(address, whom, error))
+}
+
+/// Watches the file's folder, for a file is often replaced rather than written: by editors, and by
+/// Kubernetes, which turns a link.
+async fn watch(file: PathBuf, changed: mpsc::Sender<()>, lifecycle: Lifecycle) {
+    let (stirred, mut stirs) = mpsc::channel(1);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // One that waits is enough.
+            let _ = stirred.try_send(());
+        }
+    });
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut watcher = match watcher {
+        Ok(watcher) => watcher,
+        Err(error) => return tracing::warn!(%error, "cannot watch the configuration; SIGHUP works"),
+    };
+    if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+        return tracing::warn!(%error, "cannot watch the configuration; SIGHUP works");
+    }
+    let mut text = tokio::fs::read(&file).await.ok();
+    loop {
+        tokio::select! {
+            stir = stirs.recv() => if stir.is_none() { return },
+            () = lifecycle.draining().cancelled() => return,
+        }
+        tokio::time::sleep(CHANGE_QUIET).await;
+        let now = tokio::fs::read(&file).await.ok();
+        if now.is_some() && now != text {
+            text = now;
+            // One that waits is enough.
+            let _ = changed.try_send(());
+        }
+    }
+}

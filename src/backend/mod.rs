@@ -1,0 +1,3 @@
+//! Backends: the applications that hear clients.
+
+pub mod sse;

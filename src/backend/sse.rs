@@ -1,0 +1,284 @@
+//! Server-sent events: whoever listens hears every event of his topic, from now on.
+//!
+//! Shards offer events and never wait: an event goes into one queue, bounded in bytes, and a task
+//! hands it to the listeners, each with a bounded queue of its own. What does not fit is dropped
+//! and counted, and the listener is told how many it missed ([`Heard::Gap`]).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::proto::path::Path;
+
+/// Events that wait for the task, in bytes: some seconds of a busy pod.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Events that wait for one listener.
+const LISTENER_EVENTS_MAX: usize = 8 * 1024;
+
+/// The same in bytes.
+const LISTENER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a listener wants to hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topic {
+    /// Every session of a configured path, by its text.
+    Configured(Arc<str>),
+    /// The sessions of one concrete path of a pattern.
+    Concrete { path: Path, configured: Arc<str> },
+}
+
+/// One event, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: String,
+    /// `connect`, `message` or `disconnect`.
+    pub kind: &'static str,
+    /// JSON on one line.
+    pub json: Bytes,
+    pub path: Path,
+    pub configured: Arc<str>,
+}
+
+/// What a listener hears.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    Event(Arc<Event>),
+    /// The listener was too slow: this many events are missing here.
+    Gap(u64),
+}
+
+pub struct Sse {
+    waiting: mpsc::UnboundedSender<Event>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    waiting_bytes: AtomicUsize,
+    /// Dropped before the task saw them; every listener of the topic missed them.
+    dropped: AtomicU64,
+    /// The configured paths somebody listens to: what shards look at.
+    heard: ArcSwap<HashSet<Arc<str>>>,
+    outlets: Mutex<Vec<Outlet>>,
+    metrics: Arc<Metrics>,
+}
+
+/// The task's side of a listener.
+struct Outlet {
+    topic: Topic,
+    events: mpsc::Sender<Heard>,
+    bytes: Arc<AtomicUsize>,
+    missed: u64,
+}
+
+/// Hears events. Dropping it ends the listening.
+pub struct Listener {
+    events: mpsc::Receiver<Heard>,
+    bytes: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+impl Topic {
+    fn configured(&self) -> &Arc<str> {
+        match self {
+            Topic::Configured(text) | Topic::Concrete { configured: text, .. } => text,
+        }
+    }
+
+    fn is_of(&self, event: &Event) -> bool {
+        match self {
+            Topic::Configured(text) => *text == event.configured,
+            Topic::Concrete { path, .. } => *path == event.path,
+        }
+    }
+}
+
+impl Sse {
+    /// Starts the task that hands events on; it ends when the pod closes.
+    pub fn start(lifecycle: &Lifecycle, metrics: Arc<Metrics>) -> Sse {
+        let (waiting, events) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            waiting_bytes: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            heard: ArcSwap::default(),
+            outlets: Mutex::default(),
+            metrics,
+        });
+        let closing = lifecycle.closing().clone();
+        let task = hand_on(events, shared.clone());
+        lifecycle.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = closing.cancelled() => {}
+            }
+        });
+        Sse { waiting, shared }
+    }
+
+    /// Whether an event of this configured path would reach anybody. Cheap: to be asked before an
+    /// event is made.
+    pub fn is_heard(&self, configured: &Arc<str>) -> bool {
+        let heard = self.shared.heard.load();
+        !heard.is_empty() && heard.contains(configured)
+    }
+
+    /// Never waits. Events offered by one thread are heard in that order.
+    pub fn offer(&self, event: Event) {
+        let bytes = event.json.len();
+        let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > WAITING_BYTES_MAX || self.waiting.send(event).is_err() {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Hears what is offered from now on.
+    pub fn listen(&self, topic: Topic) -> Listener {
+        let (events, receiver) = mpsc::channel(LISTENER_EVENTS_MAX);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let mut outlets = self.shared.lock();
+        outlets.push(Outlet { topic, events, bytes: bytes.clone(), missed: 0 });
+        self.shared.publish_heard(&outlets);
+        Listener { events: receiver, bytes, shared: self.shared.clone() }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Outlet>> {
+        // Each change of the list is one call; a panic leaves it whole.
+        self.outlets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish_heard(&self, outlets: &[Outlet]) {
+        let heard = outlets.iter().map(|outlet| outlet.topic.configured().clone()).collect();
+        self.heard.store(Arc::new(heard));
+        self.metrics.event_listeners.set(i64::try_from(outlets.len()).unwrap_or(i64::MAX));
+    }
+}
+
+impl Listener {
+    /// The next one; `None` when this pod leaves. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Heard> {
+        let heard = self.events.recv().await?;
+        if let Heard::Event(event) = &heard {
+            self.bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
+        }
+        Some(heard)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.events.close();
+        let mut outlets = self.shared.lock();
+        outlets.retain(|outlet| !outlet.events.is_closed());
+        self.shared.publish_heard(&outlets);
+    }
+}
+
+async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared>) {
+    while let Some(event) = waiting.recv().await {
+        shared.waiting_bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
+        let event = Arc::new(event);
+        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
+        for outlet in shared.lock().iter_mut() {
+            outlet.missed += dropped;
+            if outlet.topic.is_of(&event) && !outlet.put(&event) {
+                outlet.missed += 1;
+                shared.metrics.events_missed.inc();
+            }
+        }
+        // The task shares its thread with handshakes and requests: be brief.
+        tokio::task::consume_budget().await;
+    }
+}
+
+impl Outlet {
+    fn put(&mut self, event: &Arc<Event>) -> bool {
+        if self.missed > 0 {
+            if self.events.try_send(Heard::Gap(self.missed)).is_err() {
+                return false;
+            }
+            self.missed = 0;
+        }
+        let bytes = event.json.len();
+        let before = self.bytes.load(Ordering::Relaxed);
+        if before > 0 && before + bytes > LISTENER_BYTES_MAX {
+            return false;
+        }
+        let is_sent = self.events.try_send(Heard::Event(event.clone())).is_ok();
+        if is_sent {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        is_sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(path: &str, bytes: usize) -> Event {
+        Event {
+            id: "id".to_owned(),
+            kind: "message",
+            json: vec![b'x'; bytes].into(),
+            path: Path::parse(path).expect("a good path"),
+            configured: "/ws/rooms/{room}".into(),
+        }
+    }
+
+    fn sse() -> (Sse, Lifecycle) {
+        let lifecycle = Lifecycle::default();
+        let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
+        (Sse::start(&lifecycle, metrics), lifecycle)
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_its_topic_and_nobody_is_heard_after_it_left() {
+        let (sse, _lifecycle) = sse();
+        let configured: Arc<str> = "/ws/rooms/{room}".into();
+        assert!(!sse.is_heard(&configured));
+        let path = Path::parse("/ws/rooms/a").expect("a good path");
+        let mut one = sse.listen(Topic::Concrete { path, configured: configured.clone() });
+        let mut all = sse.listen(Topic::Configured(configured.clone()));
+        assert!(sse.is_heard(&configured));
+        sse.offer(event("/ws/rooms/b", 1));
+        sse.offer(event("/ws/rooms/a", 2));
+        let lengths = |heard| match heard {
+            Some(Heard::Event(event)) => event.json.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(lengths(one.next().await), 2);
+        assert_eq!(lengths(all.next().await), 1);
+        assert_eq!(lengths(all.next().await), 2);
+        drop((one, all));
+        assert!(!sse.is_heard(&configured));
+    }
+
+    #[tokio::test]
+    async fn a_slow_listener_is_told_what_it_missed() {
+        let (sse, _lifecycle) = sse();
+        let mut slow = sse.listen(Topic::Configured("/ws/rooms/{room}".into()));
+        for _ in 0..20 {
+            sse.offer(event("/ws/rooms/a", 1024 * 1024));
+        }
+        while sse.shared.metrics.events_missed.get() < 4 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..16 {
+            assert!(matches!(slow.next().await, Some(Heard::Event(_))));
+        }
+        sse.offer(event("/ws/rooms/a", 1));
+        let gap = slow.next().await;
+        assert!(matches!(gap, Some(Heard::Gap(4))), "{gap:?}");
+        assert!(matches!(slow.next().await, Some(Heard::Event(_))));
+    }
+}

@@ -1,0 +1,59 @@
+//! The way to all pods.
+
+pub mod memory;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::proto::ask::{Answer, Ask};
+use crate::proto::msg::Content;
+use crate::proto::path::Path;
+use crate::proto::session_id::PodId;
+
+pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
+
+/// Carries messages to every pod, and questions to one.
+///
+/// Order: the order of calls to `publish` and `ask` is the order in which any one pod gets them; a
+/// call takes its place when it is made, its future only waits for the answer. All pods get the
+/// broadcasts of a path in one order.
+///
+/// Delivery: a broadcast reaches each subscribed pod at most once; nothing is ever repeated. A
+/// question reaches its pod at most once, and is answered or [`Failure::Unknown`].
+///
+/// Failure: [`Failure::Unavailable`] is a promise that nothing was sent.
+pub trait Broker: Send + Sync {
+    /// A session wants `path`: resolves when every broadcast to it that is begun from then on
+    /// reaches this pod. Counted, from the moment of the call.
+    fn subscribe(&self, path: &Path) -> Pending<()>;
+
+    /// A session that wanted `path` does so no more: one call for each of `subscribe`.
+    fn unsubscribe(&self, path: &Path);
+
+    /// Resolves to the number of pods that got it: a hint.
+    fn publish(&self, path: Path, content: Content) -> Pending<u64>;
+
+    /// `pod` may be this pod. A pod that cannot exist answers [`Answer::Gone`].
+    fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer>;
+
+    /// Every pod alive, this one included.
+    fn pods(&self) -> Vec<PodId>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("not sent: {0}")]
+    Unavailable(&'static str),
+    #[error("sent, but no answer in time")]
+    Unknown,
+}
+
+/// What a broker hands its pod's messages to. Calls come one at a time, in the broker's order, and
+/// never wait.
+pub trait Receiver: Send + Sync + 'static {
+    /// Whether anybody here wanted it.
+    fn broadcast(&self, path: &Path, content: &Content) -> bool;
+
+    /// The question takes its place among the broadcasts when this is called.
+    fn ask(&self, ask: Ask) -> Pending<Answer>;
+}

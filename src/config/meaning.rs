@@ -1,0 +1,315 @@
+//! From what is written to what it means: each part's own `Config`, or the first fault.
+//!
+//! Here is everything that the schema cannot say: addresses, origins, patterns, and what does not
+//! go together.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::num::NonZero;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::api;
+use crate::config::fault::{At, Fault};
+use crate::config::schema::nearest;
+use crate::config::{Drain, Settings, Source, keys, wire};
+use crate::gateway;
+use crate::hub;
+use crate::proto::paths::{Configured, Invalid, Origins, Paths, Pattern};
+use crate::relay;
+use crate::trace;
+
+/// As many shards as a machine could want; also the schema's bound.
+const SHARDS_MAX: usize = 256;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// `written` tells whether a setting was written at all, so that a default is never blamed.
+pub fn settings(
+    mut wire: wire::Wire,
+    source: &Source,
+    written: &dyn Fn(&At) -> bool,
+) -> Result<Settings, Fault> {
+    let gateway = gateway(&wire)?;
+    let api = api(&wire, source)?;
+    apart(gateway.listen, api.listen, written)?;
+    holds(&wire.limits, written)?;
+    let parallel = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let shards = *wire.hub.shards.get_or_insert(parallel.min(SHARDS_MAX));
+    let limits = &wire.limits;
+    Ok(Settings {
+        gateway,
+        api,
+        hub: hub::Config {
+            shards,
+            sessions_max: limits.sessions_max,
+            message_bytes_max: limits.message_bytes_max.0,
+            frame_bytes_max: limits.frame_bytes_max.0,
+            outbox_bytes_max: limits.outbox_bytes_max.0,
+            outbox_total_bytes_max: limits.outbox_total_bytes_max.0,
+            inbound_total_bytes_max: limits.inbound_total_bytes_max.0,
+            mailbox_bytes_max: limits.mailbox_bytes_max.0,
+            slow_after: limits.slow_after.0,
+            close_timeout: limits.close_timeout.0,
+        },
+        relay: relay::Config {
+            frame_bytes_max: limits.frame_bytes_max.0,
+            unicast_timeout: wire.broker.unicast_timeout.0,
+        },
+        paths: paths(&wire)?,
+        log: log(&wire.log)?,
+        drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
+        source: None,
+        wire,
+    })
+}
+
+/// What has to hold the largest of something else.
+fn holds(limits: &wire::Limits, written: &dyn Fn(&At) -> bool) -> Result<(), Fault> {
+    let pairs = [
+        (
+            ("mailbox_bytes_max", limits.mailbox_bytes_max),
+            ("frame_bytes_max", limits.frame_bytes_max),
+        ),
+        (
+            ("inbound_total_bytes_max", limits.inbound_total_bytes_max),
+            ("message_bytes_max", limits.message_bytes_max),
+        ),
+    ];
+    for ((outer, outer_size), (inner, inner_size)) in pairs {
+        if outer_size.0 < inner_size.0 {
+            let [outer_at, inner_at] = [outer, inner].map(|key| At::keys(["limits", key]));
+            let at = if written(&outer_at) { outer_at } else { inner_at };
+            let what = format!("{outer} ({outer_size}) is smaller than {inner} ({inner_size})");
+            let advice = format!("the largest would never fit: raise {outer} or lower {inner}");
+            return Err(Fault::value(at, what).advise(advice));
+        }
+    }
+    Ok(())
+}
+
+fn gateway(wire: &wire::Wire) -> Result<gateway::Config, Fault> {
+    let clients = &wire.clients;
+    Ok(gateway::Config {
+        listen: address(&clients.listen, At::keys(["clients", "listen"]))?,
+        tls: clients
+            .tls
+            .as_ref()
+            .map(|tls| gateway::Tls { cert: tls.cert.clone(), key: tls.key.clone() }),
+        origins: origins(&clients.origins, &At::keys(["clients", "origins"]))?,
+        handshake_timeout: clients.handshake_timeout.0,
+        handshakes_max: wire.limits.handshakes_max,
+        handshakes_per_second: wire.limits.handshakes_per_second,
+    })
+}
+
+fn api(wire: &wire::Wire, source: &Source) -> Result<api::Config, Fault> {
+    let at = At::keys(["api", "listen"]);
+    let listen = address(&wire.api.listen, at.clone())?;
+    let keys = keys::keys(&wire.api.key, source)?;
+    if keys.is_empty() && !listen.ip().to_canonical().is_loopback() {
+        let what = format!("without a key the API would be open to everybody who reaches {listen}");
+        let advice = format!("add an [[api.key]], or bind 127.0.0.1:{}", listen.port());
+        return Err(Fault::value(at, what).advise(advice));
+    }
+    Ok(api::Config {
+        listen,
+        keys,
+        publish_bytes_max: wire.limits.publish_bytes_max.0,
+        batch_bytes_max: wire.limits.batch_bytes_max.0,
+    })
+}
+
+/// The two listeners, on addresses that can both be bound.
+fn apart(clients: SocketAddr, api: SocketAddr, written: &dyn Fn(&At) -> bool) -> Result<(), Fault> {
+    let (one, two) = (clients.ip().to_canonical(), api.ip().to_canonical());
+    let same = one == two || one.is_unspecified() || two.is_unspecified();
+    if clients.port() != api.port() || clients.port() == 0 || !same {
+        return Ok(());
+    }
+    let [clients_at, api_at] = ["clients", "api"].map(|section| At::keys([section, "listen"]));
+    let (blamed, other) = match written(&api_at) {
+        true => (api_at, clients_at),
+        false => (clients_at, api_at),
+    };
+    let what = format!("clients and the API would both listen on port {}", api.port());
+    Err(Fault::value(blamed, what).advise("give them different ports").against(other))
+}
+
+fn address(text: &str, at: At) -> Result<SocketAddr, Fault> {
+    text.parse().map_err(|_| {
+        let fault = Fault::value(at, format!("{text:?} is not an address and a port"));
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        match (host, port.parse::<u16>()) {
+            ("", Ok(port)) => fault.advise(format!("for all interfaces: \"0.0.0.0:{port}\"")),
+            ("localhost", Ok(port)) => fault
+                .advise(format!("names are not looked up; for this machine: \"127.0.0.1:{port}\"")),
+            _ if text.parse::<std::net::IpAddr>().is_ok() => {
+                let with = match text.contains(':') {
+                    true => format!("[{text}]:8080"),
+                    false => format!("{text}:8080"),
+                };
+                fault.advise(format!("a port is missing: \"{with}\""))
+            }
+            _ => {
+                fault.advise("an IP address and a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"")
+            }
+        }
+    })
+}
+
+fn origins(written: &[String], at: &At) -> Result<Origins, Fault> {
+    if let Some(any) = written.iter().position(|origin| origin == "*") {
+        return match written.len() {
+            1 => Ok(Origins::Any),
+            _ => Err(Fault::value(
+                at.index(any),
+                "\"*\" allows every origin, the others say nothing",
+            )
+            .advise("leave \"*\" out, or leave it alone")),
+        };
+    }
+    let mut same_host = false;
+    let mut origins = Vec::new();
+    for (index, text) in written.iter().enumerate() {
+        match text.as_str() {
+            "same-host" => same_host = true,
+            _ => origins.push(origin(text).map_err(|advice| {
+                Fault::value(at.index(index), format!("{text:?} is not an origin")).advise(advice)
+            })?),
+        }
+    }
+    Ok(Origins::Listed { same_host, origins })
+}
+
+/// As browsers send it: lower case, without the scheme's own port. The error is advice.
+fn origin(text: &str) -> Result<String, String> {
+    let example = "an origin is a scheme and a host, as in \"https://app.example\", \
+                   or one of the words \"same-host\" and \"*\"";
+    let text = text.to_ascii_lowercase();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(match nearest(&text, ["same-host"]) {
+            Some(word) => format!("did you mean {word:?}?"),
+            None => example.into(),
+        });
+    };
+    if rest.contains('*') {
+        return Err("there are no wildcards: list each origin, or allow all with [\"*\"]".into());
+    }
+    if let Some((origin, _)) = rest.split_once('/') {
+        return Err(format!("an origin ends after the host: \"{scheme}://{origin}\""));
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#@,\\\"<>".contains(&byte);
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let named = !host.is_empty() && host.bytes().all(plain) && (bracketed || !host.contains(':'));
+    let schemed = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let number = port.map(|port| port.parse::<u16>());
+    if !named || !schemed || matches!(number, Some(Err(_) | Ok(0))) {
+        return Err(example.into());
+    }
+    Ok(match (scheme, number) {
+        (_, None) | ("http", Some(Ok(80))) | ("https", Some(Ok(443))) => {
+            format!("{scheme}://{host}")
+        }
+        (_, Some(port)) => format!("{scheme}://{host}:{}", port.unwrap_or_default()),
+    })
+}
+
+fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
+    let root = At::keys(["path"]);
+    if wire.path.is_empty() {
+        return Err(Fault::value(root, "there is no path that clients could open")
+            .advise("add one: [[path]] and below it path = \"/ws\""));
+    }
+    let mut paths = Paths::default();
+    for (index, written) in wire.path.iter().enumerate() {
+        let at = root.index(index);
+        let invalid = |error| invalid(error, &wire.path[..=index]);
+        let pattern = Pattern::parse(&written.path).map_err(invalid)?;
+        let concrete_paths_max = written.concrete_paths_max;
+        paths
+            .add(Configured {
+                pattern,
+                wholemsg: written.wholemsg,
+                echo: written.echo,
+                heartbeat: written.heartbeat.0,
+                idle: written.idle.0,
+                subprotocols: subprotocols(&written.subprotocols, &at.key("subprotocols"))?,
+                origins: match &written.origins {
+                    Some(written) => Some(origins(written, &at.key("origins"))?),
+                    None => None,
+                },
+                concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
+            })
+            .map_err(invalid)?;
+    }
+    Ok(paths)
+}
+
+/// Why the last of these paths is refused.
+fn invalid(error: Invalid, written: &[wire::Path]) -> Fault {
+    let at = |index| At::keys(["path"]).index(index).key("path");
+    let last = written.len() - 1;
+    let text = &written[last].path;
+    let first = |other: &str| written.iter().position(|one| one.path == other).unwrap_or(last);
+    match &error {
+        Invalid::Twice => {
+            Fault::value(at(last), format!("{text:?} {error}")).against(at(first(text)))
+        }
+        Invalid::Overlaps(other) => {
+            Fault::value(at(last), format!("{text:?} {error}")).against(at(first(other)))
+        }
+        Invalid::Path(_) | Invalid::Braces => {
+            let fault = Fault::value(at(last), format!("{text:?} is not a path: {error}"));
+            match Pattern::parse(&format!("/{text}")) {
+                Ok(pattern) if !text.starts_with('/') => {
+                    fault.advise(format!("did you mean \"{}\"?", pattern.text()))
+                }
+                _ => fault,
+            }
+        }
+    }
+}
+
+/// Names as they stand in `Sec-WebSocket-Protocol`: tokens (RFC 9110, 5.6.2), each once.
+fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
+    let mut seen = HashSet::new();
+    for (index, name) in written.iter().enumerate() {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(token) {
+            let what = format!("{name:?} is no name of a subprotocol");
+            return Err(Fault::value(at.index(index), what)
+                .advise("letters, digits and !#$%&'*+-.^_`|~, as in \"graphql-transport-ws\""));
+        }
+        if !seen.insert(name) {
+            return Err(Fault::value(at.index(index), format!("{name:?} stands here twice")));
+        }
+    }
+    Ok(written.to_vec())
+}
+
+fn log(log: &wire::Log) -> Result<trace::Config, Fault> {
+    let fault = |what: String| Fault::value(At::keys(["log", "level"]), what);
+    let example =
+        "one of off, error, warn, info, debug, trace, or by module: \"info,pathcast::hub=debug\"";
+    // `EnvFilter` takes a mistyped level for the name of a module and logs nothing of the rest.
+    let levels = log.level.split(',').map(|directive| directive.rsplit('=').next().unwrap_or(""));
+    for level in levels.filter(|_| !log.level.contains('[')) {
+        if !LEVELS.contains(&level.trim().to_ascii_lowercase().as_str()) {
+            let fault = fault(format!("{level:?} is not a level"));
+            return Err(match nearest(&level.to_ascii_lowercase(), LEVELS) {
+                Some(nearest) => fault.advise(format!("did you mean {nearest:?}?")),
+                None => fault.advise(example),
+            });
+        }
+    }
+    match EnvFilter::builder().parse(&log.level) {
+        Ok(_) => Ok(trace::Config { format: log.format, level: log.level.clone() }),
+        Err(error) => Err(fault(format!("{:?}: {error}", log.level)).advise(example)),
+    }
+}

@@ -1,0 +1,193 @@
+//! Text and environment turned into each part's own `Config`; the only reader of both.
+//!
+//! The way of a setting: the file is parsed and every value's place kept (`document`), variables
+//! are laid over it (`variables`), keys, types and ranges are held against the schema
+//! (`schema`), the text becomes the wire structs (`wire`, `unit`), and these get their
+//! meaning (`meaning`, `keys`). Whatever goes wrong on the way is told once, at its place
+//! (`fault`). Nothing of the wire gets out: the parts see their own types only.
+
+mod document;
+mod fault;
+mod keys;
+mod meaning;
+mod schema;
+mod unit;
+mod variables;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::api;
+use crate::config::document::Document;
+use crate::config::fault::{Fault, Step};
+use crate::config::schema::Schema;
+use crate::config::wire::Wire;
+use crate::gateway;
+use crate::hub;
+use crate::proto::paths::Paths;
+use crate::relay;
+use crate::trace;
+
+/// The largest file that is taken for settings; more than that is a mistake, or a device.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The settings without a file: the memory broker and one open path.
+const NO_FILE: &str = "[[path]]\npath = \"/ws\"\n";
+
+/// Everything that can be set, checked, with the defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub gateway: gateway::Config,
+    pub api: api::Config,
+    pub hub: hub::Config,
+    pub relay: relay::Config,
+    /// At least one.
+    pub paths: Paths,
+    pub log: trace::Config,
+    pub drain: Drain,
+    /// The file they came from.
+    pub source: Option<PathBuf>,
+    /// As they would be written; the secrets are still in here.
+    wire: Wire,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// The upper end of the random time after which clients are told to come back.
+    pub retry_after: Duration,
+    /// How long the flush may take at most.
+    pub timeout: Duration,
+}
+
+/// Where settings come from; can be read again.
+#[derive(Clone, Default)]
+pub struct Source {
+    /// `None`: the settings without a file.
+    pub path: Option<PathBuf>,
+    /// All variables, in any order. May hold secrets, so there is no `Debug`.
+    pub env: Vec<(String, String)>,
+}
+
+/// Why there are no settings: the whole text for a person, several lines, with the place, an
+/// excerpt and advice. It shows no secrets and does not end with a line break.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+impl Source {
+    /// The environment of this process, and the file that was asked for: by the argument, else by
+    /// `PATHCAST_CONFIG` if that is not empty. No file is looked for anywhere: settings never come
+    /// as a surprise.
+    pub fn from_env(argument: Option<PathBuf>) -> Source {
+        let named = || std::env::var_os("PATHCAST_CONFIG").filter(|path| !path.is_empty());
+        let path = argument.or_else(|| named().map(PathBuf::from));
+        // What is not UTF-8 is kept, mangled: it is refused where it is used, not overlooked.
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        Source { path, env }
+    }
+}
+
+/// Reads the settings. The error's `Display` is the whole text for the person who wrote them: the
+/// first thing wrong, in the order of the file.
+pub fn load(source: &Source) -> Result<Settings, Error> {
+    match &source.path {
+        Some(path) => understand(&path.display().to_string(), &file(path)?, source),
+        None => understand("settings", NO_FILE, source),
+    }
+}
+
+/// The settings of a text, which errors call by this name.
+fn understand(name: &str, text: &str, source: &Source) -> Result<Settings, Error> {
+    let mut document = Document::parse(name, text)?;
+    let schema = Schema::new();
+    variables::lay_over(&mut document, &schema, &source.env)?;
+    let tell = |fault: &Fault| document.error(fault);
+    let faults = schema.check(document.values());
+    if let Some(first) = faults.iter().min_by_key(|fault| document.position(fault)) {
+        return Err(tell(first));
+    }
+    let wire = read(document.values()).map_err(|fault| tell(&fault))?;
+    let mut settings =
+        meaning::settings(wire, source, &|at| document.has(at)).map_err(|fault| tell(&fault))?;
+    settings.source.clone_from(&source.path);
+    Ok(settings)
+}
+
+/// The JSON Schema of the settings, as text that ends with a line break.
+pub fn schema() -> String {
+    Schema::new().text()
+}
+
+impl Settings {
+    /// The settings in effect as TOML, secrets hidden: unless there were some, it loads as the same
+    /// settings.
+    pub fn to_toml(&self) -> String {
+        let from = match &self.source {
+            Some(path) => format!("# The settings in effect, from {}\n\n", path.display()),
+            None => "# The settings in effect, without a file\n\n".into(),
+        };
+        let text = toml::to_string(&self.shown()).expect("texts, numbers and tables fit into TOML");
+        from + &text
+    }
+
+    /// The same as JSON.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(&self.shown())
+            .expect("texts, numbers and tables fit into JSON");
+        text.push('\n');
+        text
+    }
+
+    fn shown(&self) -> Wire {
+        let mut wire = self.wire.clone();
+        for key in &mut wire.api.key {
+            if let Some(sha256) = &mut key.sha256 {
+                *sha256 = "…hidden…".into();
+            }
+        }
+        wire
+    }
+}
+
+/// The wire structs of a document that the schema has no complaint about.
+fn read(values: &toml::Table) -> Result<Wire, Fault> {
+    let values = toml::Value::Table(values.clone());
+    serde_path_to_error::deserialize(values).map_err(|error| {
+        use serde_path_to_error::Segment;
+        let step = |segment: &Segment| match segment {
+            Segment::Seq { index } => Some(Step::Index(*index)),
+            Segment::Map { key } => Some(Step::Key(key.clone())),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        };
+        let at = fault::At(error.path().iter().filter_map(step).collect());
+        Fault::value(at, error.inner().message())
+    })
+}
+
+fn file(path: &Path) -> Result<String, Error> {
+    let shown = path.display();
+    let bytes = bounded(path, FILE_BYTES_MAX)
+        .map_err(|error| Error(format!("{shown}: the settings cannot be read: {error}")))?;
+    let valid = String::from_utf8(bytes);
+    valid.map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.split(|byte| *byte == b'\n').count();
+        Error(format!("{shown}:{line}: this is not text: TOML is written in UTF-8"))
+    })
+}
+
+/// The content of a file, if it is not larger than that.
+fn bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, ErrorKind, Read};
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 <= bytes_max {
+        true => Ok(bytes),
+        false => Err(Error::new(ErrorKind::FileTooLarge, format!("more than {bytes_max} bytes"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

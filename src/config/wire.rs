@@ -1,0 +1,295 @@
+//! The settings as they are written: one struct per section, with the defaults.
+//!
+//! What is said here once becomes the reader, the JSON Schema (its descriptions are these
+//! comments), the list of known keys and variables, and what `pathcast check` prints. Unknown keys
+//! and wrong types never get here: they are found by the schema, which knows a better answer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::unit::{Interval, Period, Size};
+use crate::trace::Format;
+
+/// The settings of pathcast. Any single value of a section can also be set by the environment
+/// variable PATHCAST__SECTION__KEY, which beats the file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "pathcast")]
+#[serde(deny_unknown_fields, default)]
+pub struct Wire {
+    pub clients: Clients,
+    pub api: Api,
+    pub broker: Broker,
+    pub limits: Limits,
+    pub hub: Hub,
+    pub log: Log,
+    pub drain: Drain,
+    /// The paths that clients may open. At least one.
+    pub path: Vec<Path>,
+}
+
+/// The listener that clients open their WebSockets at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clients {
+    /// Address and port; port 0 takes any free one.
+    pub listen: String,
+    /// Whose web pages may connect: "same-host" (the Origin's host is the Host of the request,
+    /// ports ignored), "*" (anybody's, alone), or origins such as "https://app.example". A request
+    /// without Origin is always allowed.
+    pub origins: Vec<String>,
+    /// Certificate and key for wss://; absent: plain ws://.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Tls")]
+    pub tls: Option<Tls>,
+    /// From the accepted socket to the answered request, TLS included.
+    pub handshake_timeout: Period,
+}
+
+/// PEM files; read again when they change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the certificate chain.
+    pub cert: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// The listener for publishers, metrics and health; never on the clients' port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Address and port; port 0 takes any free one. Only a loopback address without any key.
+    pub listen: String,
+    /// Who may call. Without any key everybody on this machine may.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<Key>,
+}
+
+/// Who may call the API, by `Authorization: Bearer`. Exactly one of sha256, key_file and key_env
+/// says what the key is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// What logs call it.
+    pub name: String,
+    /// The SHA-256 of the key, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub sha256: Option<String>,
+    /// A file that holds the key itself, at least 16 bytes; white space around it does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub key_file: Option<PathBuf>,
+    /// An environment variable that holds the key itself, at least 16 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub key_env: Option<String>,
+    /// What the key may do.
+    pub scopes: Vec<Scope>,
+    /// Which paths it may do it to: "*" stands for any characters of one segment, "**" for any at
+    /// all, "*" alone for every path.
+    #[serde(default = "every_path")]
+    pub paths: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    Publish,
+    Sessions,
+    Events,
+    Metrics,
+    Admin,
+}
+
+/// The way to all pods: one process, in memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Broker {
+    /// How long an answer about one session may take before the publisher is told 504.
+    pub unicast_timeout: Period,
+}
+
+/// What may be how large, how many, how slow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest message a client may send, fragments together; a larger one closes it with 1009.
+    pub message_bytes_max: Size,
+    /// The largest msg a publisher may send; a larger one is answered 413.
+    pub publish_bytes_max: Size,
+    /// The largest batch of msgs a publisher may send.
+    pub batch_bytes_max: Size,
+    /// The largest frame a msg may become.
+    pub frame_bytes_max: Size,
+    /// What may wait for one session, not counting the message that found nothing waiting; more
+    /// closes it with 1013.
+    pub outbox_bytes_max: Size,
+    /// What may wait for all sessions of this pod together.
+    pub outbox_total_bytes_max: Size,
+    /// What the unfinished messages of all clients of this pod may hold together.
+    pub inbound_total_bytes_max: Size,
+    /// What may wait in front of one shard.
+    pub mailbox_bytes_max: Size,
+    /// How long a client may take not one byte of what waits for it before it is closed with 1013.
+    pub slow_after: Period,
+    /// How long a client may take to answer a close frame before its connection is cut.
+    pub close_timeout: Period,
+    /// Sessions at once on this pod; more are answered 503.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub sessions_max: usize,
+    /// Connections at once whose handshake is not done; more wait in the listener's backlog.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub handshakes_max: usize,
+    /// Handshakes begun a second; more are answered 429. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(min = 1, max = 1_000_000))]
+    pub handshakes_per_second: Option<u32>,
+    /// Concrete paths of one pattern that this pod holds at once; patterns may say their own.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub concrete_paths_max: usize,
+}
+
+/// The sessions of this pod.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hub {
+    /// Threads that share the sessions. Absent: as many as there are processors for this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "usize", range(min = 1, max = 256))]
+    pub shards: Option<usize>,
+}
+
+/// What is logged, to standard error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Lines for people or for machines.
+    pub format: Format,
+    /// Off, error, warn, info, debug or trace, for everything or by module, as in
+    /// "info,pathcast::hub=debug".
+    pub level: String,
+}
+
+/// Leaving in good order, on SIGTERM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// Clients are told to come back after a random time up to this one.
+    pub retry_after: Period,
+    /// How long the flush of what waits for clients may take at most.
+    pub timeout: Period,
+}
+
+/// One path that clients may open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Path {
+    /// Exact ("/ws/sensors"), or a pattern with a name in braces for a whole segment
+    /// ("/ws/rooms/{room}").
+    pub path: String,
+    /// Whether the whole msg travels as JSON, or its payload alone.
+    #[serde(default)]
+    pub wholemsg: bool,
+    /// Data messages go back to their sender; they cause no event. For trying out.
+    #[serde(default)]
+    pub echo: bool,
+    /// How often a silent client is pinged; two beats without a byte close it.
+    #[serde(default = "thirty_seconds")]
+    pub heartbeat: Interval,
+    /// How long a session may pass without a data message either way before it is closed.
+    #[serde(default = "off")]
+    pub idle: Interval,
+    /// The first one that a client offers and that stands here is taken.
+    #[serde(default)]
+    pub subprotocols: Vec<String>,
+    /// Whose web pages may connect, in place of clients.origins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>")]
+    pub origins: Option<Vec<String>>,
+    /// Concrete paths of this pattern that this pod holds at once, in place of
+    /// limits.concrete_paths_max.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "usize", range(min = 1, max = 10_000_000))]
+    pub concrete_paths_max: Option<usize>,
+}
+
+impl Default for Clients {
+    fn default() -> Clients {
+        Clients {
+            listen: "0.0.0.0:8080".into(),
+            origins: vec!["same-host".into()],
+            tls: None,
+            handshake_timeout: seconds(10),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Api {
+        Api { listen: "127.0.0.1:8081".into(), key: Vec::new() }
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Broker {
+        Broker { unicast_timeout: seconds(2) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            message_bytes_max: mebibytes(1),
+            publish_bytes_max: mebibytes(8),
+            batch_bytes_max: mebibytes(64),
+            frame_bytes_max: mebibytes(4),
+            outbox_bytes_max: mebibytes(4),
+            outbox_total_bytes_max: mebibytes(512),
+            inbound_total_bytes_max: mebibytes(256),
+            mailbox_bytes_max: mebibytes(64),
+            slow_after: seconds(10),
+            close_timeout: seconds(2),
+            sessions_max: 100_000,
+            handshakes_max: 1024,
+            handshakes_per_second: None,
+            concrete_paths_max: 10_000,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { format: Format::Human, level: "info".into() }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Drain {
+        Drain { retry_after: seconds(5), timeout: seconds(10) }
+    }
+}
+
+fn every_path() -> Vec<String> {
+    vec!["*".into()]
+}
+
+fn thirty_seconds() -> Interval {
+    Interval(Some(Duration::from_secs(30)))
+}
+
+fn off() -> Interval {
+    Interval(None)
+}
+
+fn seconds(seconds: u64) -> Period {
+    Period(Duration::from_secs(seconds))
+}
+
+fn mebibytes(mebibytes: usize) -> Size {
+    Size(mebibytes << 20)
+}

@@ -1,0 +1,95 @@
+//! The certificate of the clients' listener, read again when its files change.
+//!
+//! Reading and parsing happen on a timer of their own, never in a handshake. Files that cannot be
+//! used leave the certificate that is in use where it is, and say so.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+
+use crate::gateway::Tls;
+use crate::lifecycle::Lifecycle;
+
+/// How often the files' times are looked at. A secret that Kubernetes renews shows after about a
+/// minute anyway.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Certificate {
+    current: Arc<ArcSwap<ServerConfig>>,
+}
+
+/// Why files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("cannot read {0}: {1}")]
+    Pem(String, rustls_pki_types::pem::Error),
+    #[error("certificate and key do not fit together: {0}")]
+    Pair(#[from] tokio_rustls::rustls::Error),
+}
+
+impl Certificate {
+    /// Reads the files once, then watches them until the pod closes.
+    pub fn watch(files: Tls, lifecycle: &Lifecycle) -> Result<Certificate, Unusable> {
+        let mut times = times(&files);
+        let current = Arc::new(ArcSwap::from_pointee(load(&files)?));
+        let certificate = Certificate { current: current.clone() };
+        let closing = lifecycle.closing().clone();
+        lifecycle.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = closing.cancelled() => return,
+                }
+                let now = self::times(&files);
+                if now == times {
+                    continue;
+                }
+                times = now;
+                match load(&files) {
+                    Ok(config) => {
+                        current.store(Arc::new(config));
+                        tracing::info!(cert = %files.cert.display(), "took a new certificate");
+                    }
+                    Err(error) => tracing::error!(%error, "kept the old certificate"),
+                }
+            }
+        });
+        Ok(certificate)
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+}
+
+fn load(files: &Tls) -> Result<ServerConfig, Unusable> {
+    let of = |path: &Path| path.display().to_string();
+    let chain = CertificateDer::pem_file_iter(&files.cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| Unusable::Pem(of(&files.cert), error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| Unusable::Pem(of(&files.key), error))?;
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    // A WebSocket is opened over HTTP/1.1 here; a browser that prefers another has to be told.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn times(files: &Tls) -> [Option<SystemTime>; 2] {
+    let modified = |path: &Path| -> io::Result<SystemTime> { fs::metadata(path)?.modified() };
+    [modified(&files.cert).ok(), modified(&files.key).ok()]
+}

@@ -1,0 +1,125 @@
+//! What a shard is told.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::hub::socket::Socket;
+use crate::metrics::PathMetrics;
+use crate::proto::ask::{Answer, Reach};
+use crate::proto::close::{Cause, Close};
+use crate::proto::grant::Grant;
+use crate::proto::msg::Content;
+use crate::proto::path::Path;
+use crate::proto::paths::Configured;
+use crate::proto::session_id::SessionId;
+
+pub type Reply = oneshot::Sender<Answer>;
+
+pub enum Command {
+    /// Frames for everybody on a path.
+    Broadcast {
+        path: Path,
+        frames: Frames,
+        at: Instant,
+    },
+    /// A frame for one session.
+    Unicast {
+        to: SessionId,
+        reach: Reach,
+        content: Content,
+        reply: Reply,
+    },
+    /// A session whose 101 is about to be sent. It takes its place among the broadcasts now.
+    Reserve {
+        id: SessionId,
+        path: Path,
+        configured: Arc<Configured>,
+        metrics: Arc<PathMetrics>,
+    },
+    /// Its socket, after the 101.
+    Open {
+        id: SessionId,
+        socket: Socket,
+        greeting: Box<Greeting>,
+    },
+    /// Its 101 did not come about.
+    Abandon {
+        id: SessionId,
+    },
+    LookUp {
+        id: SessionId,
+        grant: Grant,
+        reply: Reply,
+    },
+    Close {
+        id: SessionId,
+        grant: Grant,
+        close: Close,
+        reply: Reply,
+    },
+    List {
+        filter: Option<String>,
+        after: Option<[u8; 16]>,
+        limit: usize,
+        grant: Grant,
+        reply: Reply,
+    },
+    /// End all sessions of a configured path, or of all, a slice at a time.
+    Sweep(Sweep),
+    /// End the shard, its sockets with it.
+    Stop,
+}
+
+/// A broadcast as the bytes that go on the wire, in the forms that somebody here needs.
+#[derive(Debug, Clone, Default)]
+pub struct Frames {
+    /// For sessions whose path has `wholemsg = false`.
+    pub payload: Option<Bytes>,
+    /// For those with `wholemsg = true`.
+    pub whole: Option<Bytes>,
+}
+
+/// What a client said when it came; told in its `connect` event, then forgotten.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Greeting {
+    pub subprotocol: Option<String>,
+    pub origin: Option<String>,
+    pub query: Option<String>,
+    /// Bytes that came with the handshake and belong to the first frame.
+    pub read: Bytes,
+}
+
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// The text of a configured path; `None`: every session.
+    pub configured: Option<Arc<str>>,
+    pub cause: Cause,
+    pub farewell: Farewell,
+}
+
+/// What a swept session is told.
+#[derive(Debug, Clone)]
+pub enum Farewell {
+    Fixed(Close),
+    /// 1012, with a delay of its own up to this for each, so that they do not come back at once.
+    RetryWithin {
+        ms: u64,
+    },
+}
+
+impl Command {
+    /// What it holds in the mailbox.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Command::Broadcast { frames, .. } => {
+                let len = |form: &Option<Bytes>| form.as_ref().map_or(0, Bytes::len);
+                len(&frames.payload) + len(&frames.whole)
+            }
+            Command::Unicast { content, .. } => content.len(),
+            _ => 0,
+        }
+    }
+}

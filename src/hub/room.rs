@@ -1,0 +1,343 @@
+//! Rooms: a shard's sessions on one concrete path, and the rounds that bring them its broadcasts.
+//!
+//! A room's broadcasts are one stream of bytes with a position. What waits is joined into one
+//! buffer (a *round*), and each session in turn is handed that buffer with one write, in the order
+//! of arrival, a slice at a time. Where a session stands in the stream follows from two numbers:
+//! the round's cursor has passed its place or not, and `start`, the position when it came.
+//!
+//! A unicast to a session that has not got everything queued before it becomes a *splice*: it
+//! waits at its position in the stream and goes out when that session's turn comes. So every
+//! session sees broadcasts and unicasts in the one order of the mailbox, and nobody else's round
+//! is split.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+
+use crate::hub::command::{Frames, Reply};
+use crate::hub::sessions::{Sent, Sessions};
+use crate::metrics::{Metrics, PathMetrics};
+use crate::proto::ask::Answer;
+use crate::proto::close::{Cause, Close};
+use crate::proto::frame;
+use crate::proto::path::Path;
+
+/// A joined buffer is at most this, or one frame: past it a write costs by the byte, not the call.
+const JOIN_BYTES_MAX: usize = 128 * 1024;
+
+/// Sockets of one slice; after that the shard serves everybody else.
+const SLICE_SOCKETS: usize = 256;
+
+/// The longest slice.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// How often a slice looks at the clock, in sockets.
+const CLOCK_SOCKETS: usize = 16;
+
+pub struct Rooms {
+    slab: Slab<Room>,
+    /// By path and `wholemsg`: after a reload both kinds of session may be on one path.
+    index: HashMap<(Path, bool), usize>,
+    /// Rooms with something to send, each once; they take turns.
+    busy: VecDeque<usize>,
+    metrics: Arc<Metrics>,
+}
+
+struct Room {
+    path: Path,
+    wholemsg: bool,
+    metrics: Arc<PathMetrics>,
+    /// Slots in the order of arrival; `None` where one has left.
+    places: Vec<Option<usize>>,
+    live: usize,
+    pending: VecDeque<Bytes>,
+    pending_bytes: usize,
+    /// When the oldest of `pending` came to this pod.
+    pending_since: Instant,
+    /// The position behind everything that was ever queued.
+    tail: u64,
+    round: Option<Round>,
+    /// Unicasts that wait for their session's turn, each list in order.
+    splices: HashMap<usize, VecDeque<Splice>>,
+    is_busy: bool,
+}
+
+struct Round {
+    frames: Bytes,
+    count: u64,
+    /// The position of its first byte.
+    base: u64,
+    cursor: usize,
+    since: Instant,
+}
+
+struct Splice {
+    at: u64,
+    frame: Bytes,
+    reply: Reply,
+}
+
+impl Rooms {
+    pub fn new(metrics: Arc<Metrics>) -> Rooms {
+        Rooms { slab: Slab::new(), index: HashMap::new(), busy: VecDeque::new(), metrics }
+    }
+
+    /// A session comes: it gets what is queued from now on.
+    pub fn join(&mut self, sessions: &mut Sessions, slot: usize) {
+        let Some(session) = sessions.at_mut(slot) else { return };
+        let wholemsg = session.configured.wholemsg;
+        let key = (session.path.clone(), wholemsg);
+        let at = match self.index.get(&key) {
+            Some(&at) => at,
+            None => {
+                let room = Room::new(key.0.clone(), wholemsg, session.metrics.clone());
+                let at = self.slab.insert(room);
+                self.index.insert(key, at);
+                at
+            }
+        };
+        let room = &mut self.slab[at];
+        session.room = at;
+        session.place = room.places.len();
+        session.start = room.tail;
+        room.places.push(Some(slot));
+        room.live += 1;
+    }
+
+    /// Sessions that have ended leave their rooms; their splices are answered, empty rooms vanish.
+    pub fn leave_ended(&mut self, sessions: &mut Sessions) {
+        while let Some(slot) = sessions.left.pop() {
+            let Some(session) = sessions.at(slot) else { continue };
+            let at = session.room;
+            let Some(room) = self.slab.get_mut(at) else { continue };
+            room.places[session.place] = None;
+            room.live -= 1;
+            for splice in room.splices.remove(&slot).into_iter().flatten() {
+                // Nobody waits any more for an answer that cannot be sent.
+                let _ = splice.reply.send(Answer::Gone);
+            }
+            if room.live == 0 {
+                let room = self.slab.remove(at);
+                self.index.remove(&(room.path, room.wholemsg));
+                self.busy.retain(|&busy| busy != at);
+            } else if room.round.is_none() {
+                room.compact(sessions);
+            }
+        }
+    }
+
+    /// Queues a broadcast in the form that each room of the path needs.
+    pub fn broadcast(&mut self, path: &Path, frames: Frames, since: Instant) {
+        let mut key = (path.clone(), false);
+        for (wholemsg, form) in [(false, frames.payload), (true, frames.whole)] {
+            key.1 = wholemsg;
+            let Some(form) = form else { continue };
+            let Some(&at) = self.index.get(&key) else { continue };
+            let room = &mut self.slab[at];
+            if room.pending.is_empty() {
+                room.pending_since = since;
+            }
+            room.tail += form.len() as u64;
+            room.pending_bytes += form.len();
+            room.pending.push_back(form);
+            if !std::mem::replace(&mut room.is_busy, true) {
+                self.busy.push_back(at);
+            }
+        }
+    }
+
+    /// Sends a frame to one session, behind everything that was queued for it before.
+    pub fn unicast(&mut self, sessions: &mut Sessions, slot: usize, frame: Bytes, reply: Reply) {
+        let Some(session) = sessions.at_mut(slot) else {
+            let _ = reply.send(Answer::Gone);
+            return;
+        };
+        let room = &mut self.slab[session.room];
+        let in_round = room.round.as_ref().is_some_and(|round| {
+            session.place >= round.cursor && session.start < round.base + round.frames.len() as u64
+        });
+        let in_pending = room.pending_bytes > 0 && session.start < room.tail;
+        if session.splices > 0 || in_round || in_pending {
+            session.splices += 1;
+            let splice = Splice { at: room.tail, frame, reply };
+            room.splices.entry(slot).or_default().push_back(splice);
+        } else {
+            let answer = sent(sessions.send(slot, &frame));
+            // The asker may have gone; the frame has not.
+            let _ = reply.send(answer);
+        }
+    }
+
+    pub fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
+    /// One slice of one room's round.
+    pub fn slice(&mut self, sessions: &mut Sessions) {
+        let Some(at) = self.busy.pop_front() else { return };
+        let room = &mut self.slab[at];
+        if room.round.is_none() {
+            room.begin_round();
+        }
+        if room.slice(sessions, &self.metrics) {
+            room.compact(sessions);
+        }
+        if room.round.is_some() || !room.pending.is_empty() {
+            self.busy.push_back(at);
+        } else {
+            room.is_busy = false;
+        }
+    }
+}
+
+impl Room {
+    fn new(path: Path, wholemsg: bool, metrics: Arc<PathMetrics>) -> Room {
+        Room {
+            path,
+            wholemsg,
+            metrics,
+            places: Vec::new(),
+            live: 0,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            pending_since: Instant::now(),
+            tail: 0,
+            round: None,
+            splices: HashMap::new(),
+            is_busy: false,
+        }
+    }
+
+    /// Joins what waits, up to the bound.
+    fn begin_round(&mut self) {
+        let base = self.tail - self.pending_bytes as u64;
+        let since = self.pending_since;
+        let Some(first) = self.pending.pop_front() else { return };
+        let mut bytes = first.len();
+        let mut count = 1;
+        let fits = |bytes: usize, next: &Bytes| bytes + next.len() <= JOIN_BYTES_MAX;
+        let frames = if self.pending.front().is_some_and(|next| fits(bytes, next)) {
+            let waiting = self.pending_bytes.min(JOIN_BYTES_MAX);
+            let mut joined = BytesMut::with_capacity(waiting);
+            joined.extend_from_slice(&first);
+            while let Some(next) = self.pending.pop_front_if(|next| fits(bytes, next)) {
+                joined.extend_from_slice(&next);
+                bytes += next.len();
+                count += 1;
+            }
+            joined.freeze()
+        } else {
+            first
+        };
+        self.pending_bytes -= bytes;
+        self.round = Some(Round { frames, count, base, cursor: 0, since });
+    }
+
+    /// Goes on with the round; whether it ended.
+    fn slice(&mut self, sessions: &mut Sessions, metrics: &Metrics) -> bool {
+        let Some(round) = &mut self.round else { return true };
+        let begun = Instant::now();
+        let from = round.cursor;
+        let to = self.places.len().min(from + SLICE_SOCKETS);
+        let end = round.base + round.frames.len() as u64;
+        let mut whole = 0;
+        let mut parts = 0;
+        let mut bytes = 0;
+        for place in from..to {
+            if place % CLOCK_SOCKETS == 0 && place > from && begun.elapsed() >= SLICE {
+                break;
+            }
+            round.cursor = place + 1;
+            let Some(slot) = self.places[place] else { continue };
+            let Some(session) = sessions.at_mut(slot) else { continue };
+            if session.splices == 0 && session.start <= round.base {
+                if deliver(sessions, slot, &round.frames, round.count, &self.metrics) {
+                    whole += 1;
+                }
+                continue;
+            }
+            // The rare way: it came in mid-round, or unicasts split the round for it.
+            let mut position = round.base.max(session.start);
+            let mut waiting = self.splices.remove(&slot).unwrap_or_default();
+            while position < end || waiting.front().is_some_and(|splice| splice.at <= end) {
+                let splice = waiting.pop_front_if(|splice| splice.at <= end);
+                let until = splice.as_ref().map_or(end, |splice| splice.at);
+                if position < until {
+                    let part = round
+                        .frames
+                        .slice((position - round.base) as usize..(until - round.base) as usize);
+                    let count = frame::count(&part);
+                    if deliver(sessions, slot, &part, count, &self.metrics) {
+                        parts += count;
+                        bytes += part.len() as u64;
+                    }
+                    position = until;
+                }
+                if let Some(splice) = splice {
+                    let _ = splice.reply.send(sent(sessions.send(slot, &splice.frame)));
+                }
+            }
+            if let Some(session) = sessions.at_mut(slot) {
+                session.splices = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+            }
+            if !waiting.is_empty() {
+                self.splices.insert(slot, waiting);
+            }
+        }
+        self.metrics.deliveries.inc_by(whole * round.count + parts);
+        metrics.delivery_bytes.inc_by(whole * round.frames.len() as u64 + bytes);
+        if round.cursor < self.places.len() {
+            return false;
+        }
+        metrics.fanout_seconds.observe(round.since.elapsed().as_secs_f64());
+        self.round = None;
+        true
+    }
+
+    /// Closes the gaps that leavers made, once they are half of the places.
+    fn compact(&mut self, sessions: &mut Sessions) {
+        if self.places.len() < 2 * self.live + 16 {
+            return;
+        }
+        self.places.retain(Option::is_some);
+        for (place, slot) in self.places.iter().enumerate() {
+            if let Some(session) = slot.and_then(|slot| sessions.at_mut(slot)) {
+                session.place = place;
+            }
+        }
+    }
+}
+
+/// Hands a session part of a broadcast; a full outbox ends it (policy `close`).
+#[inline]
+fn deliver(
+    sessions: &mut Sessions,
+    slot: usize,
+    frames: &Bytes,
+    count: u64,
+    metrics: &PathMetrics,
+) -> bool {
+    match sessions.send(slot, frames) {
+        Sent::Written | Sent::Queued => true,
+        Sent::Full => {
+            metrics.undelivered_slow.inc_by(count);
+            sessions.close(slot, Close::new(1013, "too slow"), Cause::Slow);
+            false
+        }
+        Sent::Gone => {
+            metrics.undelivered_closed.inc_by(count);
+            false
+        }
+    }
+}
+
+fn sent(sent: Sent) -> Answer {
+    match sent {
+        Sent::Written | Sent::Queued => Answer::Delivered,
+        Sent::Full => Answer::OutboxFull,
+        Sent::Gone => Answer::Gone,
+    }
+}

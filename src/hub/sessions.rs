@@ -1,0 +1,681 @@
+//! The sessions of one shard, and what can be done to a single one: open, send, close, free.
+//!
+//! A session is reserved before its 101, open from its socket's arrival, and *ended* once, with a
+//! cause; what is left of it then lingers for the close handshake and holds nothing but its
+//! socket. Whoever learns that it ended (rooms, backends, metrics) learns it at that moment.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use mio::{Registry, Token};
+use slab::Slab;
+
+use crate::hub::Config;
+use crate::hub::command::Greeting;
+use crate::hub::inbound::{Inbound, Who};
+use crate::hub::outbox::Outbox;
+use crate::hub::socket::Socket;
+use crate::metrics::{Metrics, PathMetrics};
+use crate::proto::ask::SessionInfo;
+use crate::proto::close::{Cause, Close};
+use crate::proto::frame;
+use crate::proto::path::Path;
+use crate::proto::paths::Configured;
+use crate::proto::session as protocol;
+use crate::proto::session_id::{PodId, SessionId};
+
+/// Above this many bytes that wait for a socket, the socket is not read: whoever does not listen is
+/// not listened to, and answers (pongs, echoes) cannot pile up.
+const READ_PAUSE_BYTES: usize = 64 * 1024;
+
+pub struct Sessions {
+    pub pod: PodId,
+    pub shard: u8,
+    pub config: Config,
+    pub metrics: Arc<Metrics>,
+    pub inbound: Arc<dyn Inbound>,
+    slab: Slab<Session>,
+    index: BTreeMap<[u8; 16], usize>,
+    timers: BinaryHeap<Reverse<(u64, usize, u32, Timer)>>,
+    /// Sessions that may have unread bytes though no event will say so.
+    pub ready: Vec<usize>,
+    /// Sessions that ended since the rooms were last told.
+    pub left: Vec<usize>,
+    /// Lingering sessions whose end was reached; their slots may still be named in `left`.
+    done: Vec<usize>,
+    generation: u32,
+    started: Instant,
+    pub now_ms: u64,
+    /// Waiting in all outboxes.
+    outbox_bytes: usize,
+    /// Held by unfinished messages.
+    inbound_bytes: usize,
+    occupied: Arc<AtomicUsize>,
+    registry: Registry,
+}
+
+pub struct Session {
+    socket: Option<Socket>,
+    outbox: Option<Box<Outbox>>,
+    pub protocol: protocol::Session,
+    pub path: Path,
+    pub configured: Arc<Configured>,
+    pub metrics: Arc<PathMetrics>,
+    random: [u8; 16],
+    /// Where its room lies, and where in it this session stands.
+    pub room: usize,
+    pub place: usize,
+    /// The room's position when it came: nothing before it is for this session.
+    pub start: u64,
+    /// Unicasts that wait in the room for a round to come by.
+    pub splices: u32,
+    phase: Phase,
+    after: After,
+    /// Since the last byte received, a ping was sent.
+    pinged: bool,
+    slow_armed: bool,
+    read_held: bool,
+    /// The peer has sent its last byte, and no event will say so again.
+    read_to_end: bool,
+    subprotocol: Option<u8>,
+    generation: u32,
+    seq: u32,
+    opened_ms: u64,
+    heard_ms: u64,
+    data_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Reserved,
+    Open,
+    /// Ended; the rest of the close handshake is under way.
+    Lingering,
+    /// Nothing more to wait for; to be freed.
+    Done,
+}
+
+/// What follows when a lingering session's outbox is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The client's close frame.
+    ClientsClose,
+    /// Our FIN, then the client's: its input made no sense, so no frame of its can be told.
+    Fin,
+    /// Nothing: both close frames were sent.
+    Free,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Beat,
+    Slow,
+    Linger,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Written,
+    Queued,
+    /// The outbox had no room.
+    Full,
+    /// The session had ended, or ended of it.
+    Gone,
+}
+
+impl Sessions {
+    #[expect(clippy::too_many_arguments, reason = "called once, where a shard is put together")]
+    pub fn new(
+        pod: PodId,
+        shard: u8,
+        config: Config,
+        metrics: Arc<Metrics>,
+        inbound: Arc<dyn Inbound>,
+        occupied: Arc<AtomicUsize>,
+        registry: Registry,
+    ) -> Sessions {
+        Sessions {
+            pod,
+            shard,
+            config,
+            metrics,
+            inbound,
+            slab: Slab::new(),
+            index: BTreeMap::new(),
+            timers: BinaryHeap::new(),
+            ready: Vec::new(),
+            left: Vec::new(),
+            done: Vec::new(),
+            generation: 0,
+            started: Instant::now(),
+            now_ms: 0,
+            outbox_bytes: 0,
+            inbound_bytes: 0,
+            occupied,
+            registry,
+        }
+    }
+
+    /// Sets the shard's clock.
+    pub fn tick(&mut self) {
+        self.now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// The slot of a session that has not ended.
+    pub fn find(&self, random: &[u8; 16]) -> Option<usize> {
+        self.index.get(random).copied().filter(|&slot| self.slab[slot].is_alive())
+    }
+
+    /// As it is, ended or not.
+    pub fn at(&self, slot: usize) -> Option<&Session> {
+        self.slab.get(slot)
+    }
+
+    pub fn at_mut(&mut self, slot: usize) -> Option<&mut Session> {
+        self.slab.get_mut(slot)
+    }
+
+    /// The slots of all that live, in the order of their ids, from behind `after`.
+    pub fn walk(&self, after: Option<[u8; 16]>) -> impl Iterator<Item = usize> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let alive = |&slot: &usize| self.slab[slot].is_alive();
+        self.index.range((from, Unbounded)).map(|(_, &slot)| slot).filter(alive)
+    }
+
+    pub fn id(&self, session: &Session) -> SessionId {
+        SessionId { pod: self.pod, shard: self.shard, random: session.random }
+    }
+
+    pub fn info(&self, slot: usize) -> SessionInfo {
+        let session = &self.slab[slot];
+        let protocols = &session.configured.subprotocols;
+        SessionInfo {
+            id: self.id(session),
+            path: session.path.clone(),
+            opened_ms: session.opened_ms,
+            remote: session.socket.as_ref().and_then(Socket::remote),
+            subprotocol: session.subprotocol.map(|at| protocols[usize::from(at)].clone()),
+        }
+    }
+
+    /// A session to be; its room is set by the caller.
+    pub fn reserve(
+        &mut self,
+        random: [u8; 16],
+        path: Path,
+        configured: Arc<Configured>,
+        metrics: Arc<PathMetrics>,
+    ) -> usize {
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.slab.insert(Session {
+            socket: None,
+            outbox: None,
+            protocol: protocol::Session::new(),
+            path,
+            configured,
+            metrics,
+            random,
+            room: usize::MAX,
+            place: usize::MAX,
+            start: 0,
+            splices: 0,
+            phase: Phase::Reserved,
+            after: After::Free,
+            pinged: false,
+            slow_armed: false,
+            read_held: false,
+            read_to_end: false,
+            subprotocol: None,
+            generation: self.generation,
+            seq: 0,
+            opened_ms: 0,
+            heard_ms: self.now_ms,
+            data_ms: self.now_ms,
+        });
+        self.index.insert(random, slot);
+        slot
+    }
+
+    /// The socket of a reserved session. One that ended meanwhile gets its farewell on it.
+    pub fn open(
+        &mut self,
+        random: &[u8; 16],
+        mut socket: Socket,
+        greeting: &Greeting,
+    ) -> Option<usize> {
+        let slot = *self.index.get(random)?;
+        let session = &mut self.slab[slot];
+        if session.socket.is_some() || session.phase == Phase::Done {
+            return None;
+        }
+        if let Err(error) = socket.register(&self.registry, Token(slot)) {
+            tracing::warn!(%error, "cannot watch a socket");
+            self.end(slot, None, Close::new(Close::NO_FRAME, ""), Cause::Server);
+            return None;
+        }
+        let remote = socket.remote();
+        session.socket = Some(socket);
+        if session.phase == Phase::Lingering {
+            self.flush(slot);
+            return None;
+        }
+        session.phase = Phase::Open;
+        session.opened_ms = unix_ms();
+        session.heard_ms = self.now_ms;
+        session.data_ms = self.now_ms;
+        let taken =
+            |name: &String| session.configured.subprotocols.iter().position(|one| one == name);
+        session.subprotocol =
+            greeting.subprotocol.as_ref().and_then(taken).and_then(|at| u8::try_from(at).ok());
+        session.metrics.opened.inc();
+        session.metrics.sessions.inc();
+        let inbound = self.inbound.clone();
+        inbound.opened(self.who(slot), remote, greeting);
+        self.arm_beat(slot);
+        self.flush(slot);
+        self.slab[slot].is_alive().then_some(slot)
+    }
+
+    /// A reserved session that will get no socket.
+    pub fn abandon(&mut self, random: &[u8; 16]) {
+        let Some(&slot) = self.index.get(random) else { return };
+        if self.slab[slot].socket.is_none() {
+            self.end(slot, None, Close::new(Close::NO_FRAME, ""), Cause::Network);
+            self.finish(slot);
+        }
+    }
+
+    /// Puts whole frames on the socket or into the outbox. Order is the caller's affair.
+    pub fn send(&mut self, slot: usize, frames: &Bytes) -> Sent {
+        let session = &mut self.slab[slot];
+        if !session.is_alive() {
+            return Sent::Gone;
+        }
+        session.data_ms = self.now_ms;
+        self.put(slot, frames)
+    }
+
+    /// Answers a control frame: no sign that the session is in use.
+    pub fn control(&mut self, slot: usize, frame: &Bytes) -> Sent {
+        if self.slab[slot].is_alive() { self.put(slot, frame) } else { Sent::Gone }
+    }
+
+    /// `send`, also to a session that has ended and is being told so.
+    #[inline]
+    fn put(&mut self, slot: usize, frames: &Bytes) -> Sent {
+        let session = &mut self.slab[slot];
+        let mut written = 0;
+        if session.outbox.is_none()
+            && let Some(socket) = &mut session.socket
+        {
+            match socket.write(frames) {
+                Ok(n) if n == frames.len() => return Sent::Written,
+                Ok(n) => written = n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.lost(slot);
+                    return Sent::Gone;
+                }
+            }
+        }
+        self.queue(slot, frames.clone(), written)
+    }
+
+    fn queue(&mut self, slot: usize, frames: Bytes, written: usize) -> Sent {
+        let more = frames.len() - written;
+        let shard_bytes_max = self.config.outbox_total_bytes_max / self.config.shards;
+        let session = &mut self.slab[slot];
+        let outbox = session.outbox.get_or_insert_with(|| Box::new(Outbox::new(self.now_ms)));
+        let fits = outbox.fits(more, self.config.outbox_bytes_max);
+        // Half a frame is on its way: the rest has to be kept, whatever the bounds say.
+        if written == 0 && (!fits || self.outbox_bytes + more > shard_bytes_max) {
+            if outbox.is_empty() {
+                session.outbox = None;
+            }
+            return Sent::Full;
+        }
+        outbox.push(frames, written);
+        self.outbox_bytes += more;
+        if !std::mem::replace(&mut session.slow_armed, true) {
+            let due = self.now_ms + millis(self.config.slow_after);
+            self.timers.push(Reverse((due, slot, session.generation, Timer::Slow)));
+        }
+        Sent::Queued
+    }
+
+    /// Writes what waits for a socket that may take more.
+    pub fn flush(&mut self, slot: usize) {
+        let Some(session) = self.slab.get_mut(slot) else { return };
+        let Some(socket) = &mut session.socket else { return };
+        let mut flushed = socket.flush();
+        if let (Ok(()), Some(outbox)) = (&flushed, &mut session.outbox) {
+            let before = outbox.bytes();
+            flushed = outbox.flush(socket, self.now_ms);
+            self.outbox_bytes -= before - outbox.bytes();
+            if outbox.is_empty() {
+                session.outbox = None;
+            }
+        }
+        match flushed {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(_) => return self.lost(slot),
+        }
+        if session.outbox.is_none() {
+            if std::mem::take(&mut session.read_held) {
+                // While nobody read it, its silence meant nothing.
+                session.heard_ms = self.now_ms;
+                self.ready.push(slot);
+            }
+            if session.phase == Phase::Lingering {
+                self.farewell_sent(slot);
+            }
+        }
+    }
+
+    fn farewell_sent(&mut self, slot: usize) {
+        let session = &mut self.slab[slot];
+        match session.after {
+            After::ClientsClose => {}
+            After::Fin => {
+                if let Some(socket) = &mut session.socket {
+                    socket.finish();
+                }
+            }
+            After::Free => self.finish(slot),
+        }
+    }
+
+    /// Reads once into `buffer`; `None` when there is nothing to read now.
+    pub fn read(&mut self, slot: usize, buffer: &mut [u8]) -> Option<usize> {
+        let session = self.slab.get_mut(slot)?;
+        if session.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > READ_PAUSE_BYTES) {
+            session.read_held = true;
+            return None;
+        }
+        let socket = session.socket.as_mut()?;
+        match socket.read(buffer) {
+            Ok(0) => self.lost(slot),
+            Ok(n) => {
+                session.heard_ms = self.now_ms;
+                session.pinged = false;
+                if session.read_to_end || !socket.is_drained(n, buffer.len()) {
+                    self.ready.push(slot);
+                }
+                return Some(n);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.lost(slot),
+        }
+        None
+    }
+
+    /// The peer has sent its last byte.
+    pub fn read_to_end(&mut self, slot: usize) {
+        if let Some(session) = self.slab.get_mut(slot) {
+            session.read_to_end = true;
+        }
+    }
+
+    /// A data message came or went: the session is not idle.
+    pub fn used(&mut self, slot: usize) {
+        self.slab[slot].data_ms = self.now_ms;
+    }
+
+    /// Accounts for what an unfinished message holds, in bytes; whether all of them together still
+    /// fit.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        self.inbound_bytes += bytes;
+        bytes == 0 || self.inbound_bytes <= self.config.inbound_total_bytes_max / self.config.shards
+    }
+
+    /// Takes back what `hold` was told.
+    pub fn release(&mut self, bytes: usize) {
+        self.inbound_bytes -= bytes;
+    }
+
+    /// Who an event is about; takes the next sequence number.
+    pub fn who(&mut self, slot: usize) -> Who<'_> {
+        let session = &mut self.slab[slot];
+        let seq = u64::from(session.seq);
+        session.seq = session.seq.wrapping_add(1);
+        Who {
+            id: SessionId { pod: self.pod, shard: self.shard, random: session.random },
+            path: &session.path,
+            configured: &session.configured,
+            seq,
+        }
+    }
+
+    /// The connection broke: nothing can be said to the client any more.
+    fn lost(&mut self, slot: usize) {
+        self.end(slot, None, Close::new(Close::NO_FRAME, ""), Cause::Network);
+        self.finish(slot);
+    }
+
+    /// The server closes: tells the client, and waits for its close frame.
+    pub fn close(&mut self, slot: usize, close: Close, cause: Cause) {
+        let after = match cause {
+            Cause::Protocol | Cause::TooBig => After::Fin,
+            _ => After::ClientsClose,
+        };
+        self.end(slot, Some((&close, after)), close.clone(), cause);
+    }
+
+    /// The client closed: answers, unless its frame was the answer.
+    pub fn closed_by_client(&mut self, slot: usize, close: Close) {
+        let session = &self.slab[slot];
+        if session.is_alive() {
+            self.end(slot, Some((&close, After::Free)), close.clone(), Cause::Client);
+        } else if session.after == After::ClientsClose {
+            self.slab[slot].after = After::Free;
+            if self.slab[slot].outbox.is_none() {
+                self.finish(slot);
+            }
+        }
+    }
+
+    fn end(&mut self, slot: usize, farewell: Option<(&Close, After)>, told: Close, cause: Cause) {
+        let session = &mut self.slab[slot];
+        if !session.is_alive() {
+            return;
+        }
+        let was_open = session.phase == Phase::Open;
+        session.phase = Phase::Lingering;
+        self.inbound_bytes -= session.protocol.held_bytes();
+        if session.protocol.held_bytes() > 0 {
+            session.protocol = protocol::Session::new();
+        }
+        session.protocol.begin_close();
+        self.left.push(slot);
+        let linger = match cause {
+            // A client that reads again within that time learns why it was closed.
+            Cause::Slow => self.config.slow_after,
+            _ => self.config.close_timeout,
+        };
+        let due = self.now_ms + millis(linger);
+        self.timers.push(Reverse((due, slot, session.generation, Timer::Linger)));
+        if was_open {
+            session.metrics.ended(told.code, cause);
+        }
+        let inbound = self.inbound.clone();
+        inbound.closed(self.who(slot), was_open.then_some((&told, cause)));
+        if let Some((close, after)) = farewell {
+            if cause == Cause::Slow
+                && let Some(outbox) = &mut self.slab[slot].outbox
+            {
+                self.outbox_bytes -= outbox.cut();
+                if outbox.is_empty() {
+                    self.slab[slot].outbox = None;
+                }
+            }
+            self.slab[slot].after = after;
+            match self.put(slot, &frame::encode_close(close)) {
+                Sent::Written => self.farewell_sent(slot),
+                Sent::Queued | Sent::Gone => {}
+                Sent::Full => self.finish(slot),
+            }
+        }
+    }
+
+    /// Nothing is left to wait for.
+    fn finish(&mut self, slot: usize) {
+        let session = &mut self.slab[slot];
+        if session.phase != Phase::Done {
+            session.phase = Phase::Done;
+            self.done.push(slot);
+        }
+    }
+
+    /// Frees what is done. To be called when nobody holds a slot: rooms told, events served.
+    pub fn free_done(&mut self) {
+        debug_assert!(self.left.is_empty(), "rooms are told before slots are used again");
+        while let Some(slot) = self.done.pop() {
+            let session = self.slab.remove(slot);
+            self.index.remove(&session.random);
+            self.outbox_bytes -= session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+            self.occupied.fetch_sub(1, Ordering::Relaxed);
+            // Dropping the socket closes it, and a closed socket leaves the poll by itself.
+        }
+    }
+
+    /// When the clock will next say something.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.timers.peek().map(|&Reverse((due, ..))| due)
+    }
+
+    /// Pings, closes and drops what the clock says.
+    pub fn run_timers(&mut self) {
+        while let Some(&Reverse((due, slot, generation, timer))) = self.timers.peek() {
+            if due > self.now_ms {
+                return;
+            }
+            self.timers.pop();
+            let current = self.slab.get(slot).is_some_and(|one| one.generation == generation);
+            if current {
+                match timer {
+                    Timer::Beat => self.beat(slot),
+                    Timer::Slow => self.check_slow(slot),
+                    Timer::Linger => self.finish(slot),
+                }
+            }
+        }
+    }
+
+    fn check_slow(&mut self, slot: usize) {
+        let session = &mut self.slab[slot];
+        let Some(outbox) = &session.outbox else {
+            session.slow_armed = false;
+            return;
+        };
+        let due = outbox.moved_ms + millis(self.config.slow_after);
+        if due <= self.now_ms {
+            self.close(slot, Close::new(1013, "too slow"), Cause::Slow);
+        } else {
+            self.timers.push(Reverse((due, slot, session.generation, Timer::Slow)));
+        }
+    }
+
+    fn beat(&mut self, slot: usize) {
+        let session = &mut self.slab[slot];
+        if session.phase != Phase::Open {
+            return;
+        }
+        if let Some(idle) = session.configured.idle
+            && self.now_ms >= session.data_ms + millis(idle)
+        {
+            return self.close(slot, Close::new(1001, "idle"), Cause::Idle);
+        }
+        if let Some(heartbeat) = session.configured.heartbeat
+            && !session.read_held
+        {
+            let silent_ms = self.now_ms - session.heard_ms;
+            if silent_ms >= 2 * millis(heartbeat) {
+                let close = Close::new(1008, "no sign of life");
+                return self.close(slot, close, Cause::Heartbeat);
+            }
+            if !session.pinged && silent_ms >= session.ping_after_ms(heartbeat) {
+                session.pinged = true;
+                let ping = frame::encode_ping(&[]);
+                if self.control(slot, &ping) == Sent::Gone {
+                    return;
+                }
+            }
+        }
+        self.arm_beat(slot);
+    }
+
+    /// Sets the timer for the next moment at which silence would mean something.
+    fn arm_beat(&mut self, slot: usize) {
+        let session = &self.slab[slot];
+        let idle = session.configured.idle.map(|idle| session.data_ms + millis(idle));
+        let beat = session.configured.heartbeat.map(|heartbeat| {
+            let wait_ms = match (session.read_held, session.pinged) {
+                (true, _) => return self.now_ms + millis(heartbeat),
+                (false, true) => 2 * millis(heartbeat),
+                (false, false) => session.ping_after_ms(heartbeat),
+            };
+            session.heard_ms + wait_ms
+        });
+        let due = [idle, beat].into_iter().flatten().min();
+        if let Some(due) = due {
+            let due = due.max(self.now_ms + 1);
+            self.timers.push(Reverse((due, slot, session.generation, Timer::Beat)));
+        }
+    }
+
+    /// Sockets of all phases.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// What waits in all outboxes, in bytes.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox_bytes
+    }
+}
+
+impl Session {
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Reserved | Phase::Open)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether a frame can go straight to the socket.
+    #[inline]
+    pub fn is_clear(&self) -> bool {
+        self.phase == Phase::Open && self.outbox.is_none()
+    }
+
+    /// A number that is this session's alone, for spreading things over sessions.
+    pub fn lot(&self) -> u16 {
+        u16::from_be_bytes([self.random[0], self.random[1]])
+    }
+
+    /// A beat less up to an eighth, by id: sessions that came together do not all beat together.
+    fn ping_after_ms(&self, heartbeat: std::time::Duration) -> u64 {
+        let beat_ms = millis(heartbeat);
+        beat_ms - beat_ms / 8 * u64::from(self.lot()) / u64::from(u16::MAX)
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
+}

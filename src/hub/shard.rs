@@ -1,0 +1,280 @@
+//! A shard: one thread that owns its sessions, and the loop it turns.
+//!
+//! A turn waits for events (not at all while something is left to do), takes the whole mailbox,
+//! serves sockets and timers, and then sends one slice of one room's round. So a fan-out to many
+//! thousand sockets leaves nobody else waiting longer than a slice.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+
+use crate::hub::command::{Command, Farewell, Reply, Sweep};
+use crate::hub::mailbox::Post;
+use crate::hub::reading;
+use crate::hub::room::Rooms;
+use crate::hub::sessions::Sessions;
+use crate::proto::ask::{Answer, Reach};
+use crate::proto::close::{Cause, Close};
+use crate::proto::frame;
+use crate::proto::grant::Grant;
+use crate::proto::msg::Content;
+use crate::proto::session_id::SessionId;
+
+/// The token of the mailbox's waker; slots of sessions never get that high.
+pub const WAKER: Token = Token(usize::MAX);
+
+/// The longest sleep: the watchdog hears from a shard at least this often.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Commands taken in one turn, so that a flood of them does not starve the sockets.
+const COMMANDS_MAX: usize = 4096;
+
+/// Events taken from the kernel in one turn.
+const EVENTS_MAX: usize = 1024;
+
+/// Read in one call: what a busy client sends between two turns, several times over.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Sessions that one turn of a sweep ends, and that one listing looks at per turn.
+const SWEEP_SESSIONS: usize = 256;
+
+/// Sessions that one listing looks at before it says how far it came.
+const LIST_SESSIONS: usize = 4096;
+
+pub struct Shard {
+    poll: Poll,
+    post: Post,
+    sessions: Sessions,
+    rooms: Rooms,
+    sweeps: VecDeque<(Sweep, VecDeque<usize>)>,
+    /// Set at every turn, in milliseconds of the shard's clock: for the watchdog.
+    turned_ms: Arc<AtomicU64>,
+    frame_bytes_max: usize,
+}
+
+impl Shard {
+    pub fn new(
+        poll: Poll,
+        post: Post,
+        sessions: Sessions,
+        rooms: Rooms,
+        turned_ms: Arc<AtomicU64>,
+    ) -> Shard {
+        let frame_bytes_max = sessions.config.frame_bytes_max;
+        Shard { poll, post, sessions, rooms, sweeps: VecDeque::new(), turned_ms, frame_bytes_max }
+    }
+
+    /// Turns until it is told to stop.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut buffer = vec![0; READ_BUFFER_BYTES].into_boxed_slice();
+        let mut outbox_bytes = 0;
+        loop {
+            let first = self.wait(&mut events)?;
+            self.sessions.tick();
+            self.turned_ms.store(self.sessions.now_ms, Ordering::Relaxed);
+
+            let mut next = first.or_else(|| self.post.take());
+            for _ in 0..COMMANDS_MAX {
+                match next {
+                    Some(Command::Stop) => return Ok(()),
+                    Some(command) => self.obey(command, &mut buffer),
+                    None => break,
+                }
+                next = self.post.take();
+            }
+            if let Some(command) = next {
+                self.obey(command, &mut buffer);
+            }
+
+            for event in &events {
+                if event.token() == WAKER {
+                    continue;
+                }
+                let slot = event.token().0;
+                if event.is_writable() {
+                    self.sessions.flush(slot);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    if event.is_read_closed() || event.is_error() {
+                        self.sessions.read_to_end(slot);
+                    }
+                    reading::turn(&mut self.sessions, slot, &mut buffer);
+                }
+            }
+            for slot in std::mem::take(&mut self.sessions.ready) {
+                reading::turn(&mut self.sessions, slot, &mut buffer);
+            }
+            self.sessions.run_timers();
+            self.sweep();
+            self.rooms.leave_ended(&mut self.sessions);
+            self.rooms.slice(&mut self.sessions);
+            self.rooms.leave_ended(&mut self.sessions);
+            self.sessions.free_done();
+
+            let now = self.sessions.outbox_bytes();
+            if now != outbox_bytes {
+                self.sessions.metrics.outbox_bytes.add(now as i64 - outbox_bytes as i64);
+                outbox_bytes = now;
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do; a command that came at the last moment.
+    fn wait(&mut self, events: &mut Events) -> io::Result<Option<Command>> {
+        let is_busy =
+            self.rooms.is_busy() || !self.sessions.ready.is_empty() || !self.sweeps.is_empty();
+        let command = if is_busy { None } else { self.post.before_sleep() };
+        let timeout = if is_busy || command.is_some() {
+            Duration::ZERO
+        } else {
+            self.sessions.tick();
+            let due_ms = self.sessions.due_ms().unwrap_or(u64::MAX);
+            Duration::from_millis(due_ms.saturating_sub(self.sessions.now_ms)).min(SLEEP_MAX)
+        };
+        let polled = self.poll.poll(events, Some(timeout));
+        self.post.after_sleep();
+        match polled {
+            Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
+            polled => polled?,
+        }
+        Ok(command)
+    }
+
+    fn obey(&mut self, command: Command, buffer: &mut [u8]) {
+        match command {
+            Command::Broadcast { path, frames, at } => self.rooms.broadcast(&path, frames, at),
+            Command::Unicast { to, reach, content, reply } => {
+                self.unicast(&to, &reach, &content, reply);
+            }
+            Command::Reserve { id, path, configured, metrics } => {
+                let slot = self.sessions.reserve(id.random, path, configured, metrics);
+                self.rooms.join(&mut self.sessions, slot);
+            }
+            Command::Open { id, socket, greeting } => {
+                if let Some(slot) = self.sessions.open(&id.random, socket, &greeting) {
+                    let early = greeting.read.len().min(buffer.len());
+                    buffer[..early].copy_from_slice(&greeting.read[..early]);
+                    reading::take(&mut self.sessions, slot, &mut buffer[..early]);
+                    self.sessions.ready.push(slot);
+                }
+            }
+            Command::Abandon { id } => self.sessions.abandon(&id.random),
+            Command::LookUp { id, grant, reply } => {
+                let known = self.granted(&id, &grant);
+                let answer =
+                    known.map_or(Answer::Gone, |slot| Answer::Info(self.sessions.info(slot)));
+                let _ = reply.send(answer);
+            }
+            Command::Close { id, grant, close, reply } => {
+                let answer = match self.granted(&id, &grant) {
+                    Some(slot) => {
+                        self.sessions.close(slot, close, Cause::Kick);
+                        Answer::Closed
+                    }
+                    None => Answer::Gone,
+                };
+                let _ = reply.send(answer);
+            }
+            Command::List { filter, after, limit, grant, reply } => {
+                let _ = reply.send(self.list(filter.as_deref(), after, limit, &grant));
+            }
+            Command::Sweep(sweep) => self.begin_sweep(sweep),
+            Command::Stop => {}
+        }
+    }
+
+    fn unicast(&mut self, to: &SessionId, reach: &Reach, content: &Content, reply: Reply) {
+        let refusal = match self.reachable(to, reach) {
+            None => Answer::Gone,
+            Some((slot, wholemsg)) => match content.frame(wholemsg) {
+                None => Answer::Nothing,
+                Some((_, payload)) if payload.len() > self.frame_bytes_max => {
+                    Answer::TooBig(self.frame_bytes_max)
+                }
+                Some((kind, payload)) => {
+                    let frame = frame::encode(kind, &payload);
+                    return self.rooms.unicast(&mut self.sessions, slot, frame, reply);
+                }
+            },
+        };
+        // The asker may have given up; there is nobody else to tell.
+        let _ = reply.send(refusal);
+    }
+
+    fn reachable(&self, id: &SessionId, reach: &Reach) -> Option<(usize, bool)> {
+        let slot = self.sessions.find(&id.random)?;
+        let session = self.sessions.at(slot)?;
+        reach.allows(&session.path).then_some((slot, session.configured.wholemsg))
+    }
+
+    fn granted(&self, id: &SessionId, grant: &Grant) -> Option<usize> {
+        let slot = self.sessions.find(&id.random)?;
+        grant.allows(self.sessions.at(slot)?.path.as_str()).then_some(slot)
+    }
+
+    fn list(
+        &self,
+        filter: Option<&str>,
+        after: Option<[u8; 16]>,
+        limit: usize,
+        grant: &Grant,
+    ) -> Answer {
+        let mut found = Vec::new();
+        let mut last = None;
+        let mut looked_at = 0;
+        for slot in self.sessions.walk(after) {
+            if looked_at == LIST_SESSIONS || found.len() == limit {
+                return Answer::Sessions { sessions: found, after: last };
+            }
+            looked_at += 1;
+            let Some(session) = self.sessions.at(slot) else { continue };
+            last = Some(self.sessions.id(session));
+            let meant = filter.is_none_or(|filter| {
+                session.path.as_str() == filter || **session.configured.pattern.text() == *filter
+            });
+            if meant && session.is_open() && grant.allows(session.path.as_str()) {
+                found.push(self.sessions.info(slot));
+            }
+        }
+        Answer::Sessions { sessions: found, after: None }
+    }
+
+    fn begin_sweep(&mut self, sweep: Sweep) {
+        let meant = |slot: &usize| {
+            let configured = self.sessions.at(*slot).map(|session| &session.configured);
+            let is_of = |text: &Arc<str>| configured.is_some_and(|one| one.pattern.text() == text);
+            sweep.configured.as_ref().is_none_or(is_of)
+        };
+        let slots = self.sessions.walk(None).filter(meant).collect();
+        self.sweeps.push_back((sweep, slots));
+    }
+
+    /// Ends the next few sessions of a sweep. A slot may have a new owner by now; if that one is
+    /// not meant it was told nothing about this path, so it is asked again.
+    fn sweep(&mut self) {
+        let Some((sweep, slots)) = self.sweeps.front_mut() else { return };
+        for _ in 0..SWEEP_SESSIONS {
+            let Some(slot) = slots.pop_front() else {
+                self.sweeps.pop_front();
+                return;
+            };
+            let Some(session) = self.sessions.at(slot) else { continue };
+            let is_of = |text: &Arc<str>| session.configured.pattern.text() == text;
+            if sweep.configured.as_ref().is_none_or(is_of) {
+                let close = match &sweep.farewell {
+                    Farewell::Fixed(close) => close.clone(),
+                    Farewell::RetryWithin { ms } => {
+                        let wait_ms = ms * u64::from(session.lot()) / u64::from(u16::MAX);
+                        Close::new(1012, format!("retry_after_ms={wait_ms}"))
+                    }
+                };
+                self.sessions.close(slot, close, sweep.cause);
+            }
+        }
+    }
+}

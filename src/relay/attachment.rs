@@ -1,0 +1,72 @@
+//! Attaching a client to its path, in the one order that loses nothing.
+//!
+//! Presence first, then the subscription, then the place in the shard, and only then the 101: a
+//! publish that is begun after the client saw its connection open finds all three.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::hub::command::Greeting;
+use crate::hub::presence::TooManyPaths;
+use crate::hub::socket::Socket;
+use crate::proto::path::Path;
+use crate::proto::paths::Configured;
+use crate::proto::session_id::SessionId;
+use crate::relay::Relay;
+
+/// How long a subscription may take to be confirmed.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a client cannot be attached now; all of them 503.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unattached {
+    #[error("this pod is full")]
+    Full,
+    #[error("this pod holds as many paths of that pattern as it may")]
+    TooManyPaths,
+    #[error("the broker did not answer")]
+    Broker,
+}
+
+/// A session that has its place, but no socket yet. Dropped, it gives the place back.
+pub struct Attachment {
+    relay: Arc<Relay>,
+    id: SessionId,
+    is_open: bool,
+}
+
+impl Attachment {
+    pub async fn begin(
+        relay: &Arc<Relay>,
+        path: &Path,
+        configured: &Arc<Configured>,
+    ) -> Result<Attachment, Unattached> {
+        let id = relay.hub.place().map_err(|_| Unattached::Full)?;
+        let shard = usize::from(id.shard);
+        let arrived = relay.presence.arrive(path, configured, shard);
+        arrived.map_err(|TooManyPaths| Unattached::TooManyPaths)?;
+        // From here on the session exists: its end, however it comes about, is told by the hub.
+        relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
+        let attachment = Attachment { relay: relay.clone(), id, is_open: false };
+        let subscribed = relay.broker.subscribe(path);
+        match tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(Unattached::Broker),
+        }
+        Ok(attachment)
+    }
+
+    /// The 101 is sent: here is the socket.
+    pub fn open(mut self, socket: Socket, greeting: Greeting) {
+        self.is_open = true;
+        self.relay.hub.open(self.id, socket, greeting);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if !self.is_open {
+            self.relay.hub.abandon(self.id);
+        }
+    }
+}

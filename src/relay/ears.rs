@@ -1,0 +1,105 @@
+//! What the hub tells of its sessions, made into events and kept books of.
+//!
+//! Called on the shards' threads, so everything here is a check without a lock, some bytes
+//! written, and a push.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+
+use crate::backend::sse::{Event as Offered, Sse};
+use crate::hub::command::Greeting;
+use crate::hub::inbound::{Inbound, Who};
+use crate::proto::close::{Cause, Close};
+use crate::proto::event::{self, Event, Head};
+use crate::proto::frame::Kind;
+use crate::proto::msg;
+use crate::proto::path::Path;
+use crate::proto::paths::Configured;
+
+/// A session that had a place on a path has left it.
+#[derive(Debug)]
+pub struct Departure {
+    pub path: Path,
+    pub configured: Arc<Configured>,
+    pub shard: usize,
+}
+
+pub struct Ears {
+    events: Arc<Sse>,
+    /// Bounded by the number of sessions: each departs once.
+    departures: mpsc::UnboundedSender<Departure>,
+}
+
+impl Ears {
+    pub fn new(events: Arc<Sse>) -> (Ears, mpsc::UnboundedReceiver<Departure>) {
+        let (departures, receiver) = mpsc::unbounded_channel();
+        (Ears { events, departures }, receiver)
+    }
+
+    fn offer(&self, who: &Who<'_>, event: &Event<'_>) {
+        let head = Head {
+            session: &who.id,
+            path: who.path.as_str(),
+            pod: &who.id.pod,
+            seq: who.seq,
+            time_ms: unix_ms(),
+        };
+        self.events.offer(Offered {
+            id: event::id(&head, event),
+            kind: event::kind(event),
+            json: event::json(&head, event),
+            path: who.path.clone(),
+            configured: who.configured.pattern.text().clone(),
+        });
+    }
+
+    fn is_heard(&self, who: &Who<'_>) -> bool {
+        self.events.is_heard(who.configured.pattern.text())
+    }
+}
+
+impl Inbound for Ears {
+    fn opened(&self, who: Who<'_>, remote: Option<SocketAddr>, greeting: &Greeting) {
+        if self.is_heard(&who) {
+            let remote = remote.map(|remote| remote.to_string()).unwrap_or_default();
+            let event = Event::Connect {
+                remote: &remote,
+                subprotocol: greeting.subprotocol.as_deref(),
+                user: None,
+                origin: greeting.origin.as_deref(),
+                query: greeting.query.as_deref(),
+            };
+            self.offer(&who, &event);
+        }
+    }
+
+    fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) {
+        if self.is_heard(&who) {
+            let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
+            self.offer(&who, &Event::Message { msg: &msg });
+        }
+    }
+
+    fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
+        if let Some((close, cause)) = end
+            && self.is_heard(&who)
+        {
+            self.offer(&who, &Event::Disconnect { close, cause });
+        }
+        let departure = Departure {
+            path: who.path.clone(),
+            configured: who.configured.clone(),
+            shard: usize::from(who.id.shard),
+        };
+        // Nobody keeps books any more when the pod has ended.
+        let _ = self.departures.send(departure);
+    }
+}
+
+fn unix_ms() -> u64 {
+    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,107 @@
+//! This pod as the broker sees it: what comes from the broker goes to the hub.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::broker::{Failure, Pending, Receiver};
+use crate::hub::Hub;
+use crate::hub::command::{Command, Frames};
+use crate::hub::presence::Presence;
+use crate::metrics::Metrics;
+use crate::proto::ask::{Answer, Ask, SessionInfo};
+use crate::proto::frame;
+use crate::proto::grant::Grant;
+use crate::proto::msg::Content;
+use crate::proto::path::Path;
+use crate::proto::session_id::SessionId;
+
+pub struct Local {
+    pub hub: Arc<Hub>,
+    pub presence: Arc<Presence>,
+    pub metrics: Arc<Metrics>,
+    /// What a msg may become as a frame.
+    pub frame_bytes_max: usize,
+}
+
+impl Receiver for Local {
+    fn broadcast(&self, path: &Path, content: &Content) -> bool {
+        let Some(audience) = self.presence.audience(path) else { return false };
+        let form = |is_needed: bool, wholemsg: bool| -> Option<Bytes> {
+            let (kind, payload) = is_needed.then(|| content.frame(wholemsg))??;
+            (payload.len() <= self.frame_bytes_max).then(|| frame::encode(kind, &payload))
+        };
+        let frames =
+            Frames { payload: form(audience.payload, false), whole: form(audience.whole, true) };
+        let refused = self.hub.broadcast(path, &frames, &audience.shards);
+        if refused > 0 {
+            let metrics = self.metrics.path(&audience.configured);
+            metrics.undelivered_overload.inc_by(refused as u64);
+        }
+        true
+    }
+
+    fn ask(&self, ask: Ask) -> Pending<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let told = match ask {
+            Ask::Unicast { to, reach, content } => {
+                self.hub.tell(&to, Command::Unicast { to, reach, content, reply })
+            }
+            Ask::LookUp { id, grant } => self.hub.tell(&id, Command::LookUp { id, grant, reply }),
+            Ask::Close { id, grant, close } => {
+                self.hub.tell(&id, Command::Close { id, grant, close, reply })
+            }
+            Ask::List { filter, after, limit, grant } => {
+                return Box::pin(list(self.hub.clone(), filter, after, limit, grant));
+            }
+            Ask::Census => {
+                let census = self.presence.census();
+                return Box::pin(std::future::ready(Ok(Answer::Census(census))));
+            }
+        };
+        if told.is_err() {
+            return Box::pin(std::future::ready(Ok(Answer::Overloaded)));
+        }
+        Box::pin(async move {
+            // A reply is dropped unanswered only by a shard that does not exist.
+            Ok(answer.await.unwrap_or(Answer::Gone))
+        })
+    }
+}
+
+/// Goes through the shards in their order: so ids come in theirs.
+async fn list(
+    hub: Arc<Hub>,
+    filter: Option<String>,
+    after: Option<SessionId>,
+    limit: usize,
+    grant: Grant,
+) -> Result<Answer, Failure> {
+    let mut found = Vec::new();
+    let first = after.map_or(0, |after| usize::from(after.shard));
+    let mut from = after.map(|after| after.random);
+    for shard in first..hub.shards() {
+        loop {
+            let limit = limit - found.len();
+            if limit == 0 {
+                let after = found.last().map(|info: &SessionInfo| info.id);
+                return Ok(Answer::Sessions { sessions: found, after });
+            }
+            let (reply, answer) = oneshot::channel();
+            let (filter, grant) = (filter.clone(), grant.clone());
+            let command = Command::List { filter, after: from, limit, grant, reply };
+            // Without bytes, so it always fits.
+            let _ = hub.tell_shard(shard, command);
+            let Ok(Answer::Sessions { sessions, after }) = answer.await else {
+                return Err(Failure::Unknown);
+            };
+            found.extend(sessions);
+            from = after.map(|after| after.random);
+            if from.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(Answer::Sessions { sessions: found, after: None })
+}

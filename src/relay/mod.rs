@@ -1,0 +1,370 @@
+//! Where broker (all pods) and hub (this pod) meet: attach, detach, publish, unicast, list.
+//!
+//! A publish goes to the broker and comes back from it like everybody else's; nothing here
+//! short-cuts it, not even for this pod's own sessions, because the order of messages is the
+//! broker's. Questions about a session go to the pod its id names, and that pod decides.
+
+pub mod attachment;
+pub mod ears;
+pub mod local;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::backend::sse::{Listener, Sse, Topic};
+use crate::broker::{Broker, Failure};
+use crate::hub::Hub;
+use crate::hub::command::{Farewell, Sweep};
+use crate::hub::presence::Presence;
+use crate::metrics::Metrics;
+use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
+use crate::proto::close::{Cause, Close};
+use crate::proto::grant::Grant;
+use crate::proto::msg::Content;
+use crate::proto::path::Path;
+use crate::proto::paths::Paths;
+use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::spelling::distance;
+use crate::relay::ears::Departure;
+
+/// How long a publisher waits for a crowded pod before it is refused.
+const CROWDED_WAIT: Duration = Duration::from_secs(1);
+
+/// How often it looks meanwhile: a mailbox drains a megabyte in less.
+const CROWDED_POLL: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What a msg may become as a frame.
+    pub frame_bytes_max: usize,
+    /// How long an answer about one session may take before it is unknown.
+    pub unicast_timeout: Duration,
+}
+
+/// What became of a broadcast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    pub id: Uuid,
+    /// Subscriptions that got it: a hint.
+    pub receivers: u64,
+}
+
+/// Why something asked of the relay was not, or not surely, done; by what the caller does next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no such session")]
+    Gone,
+    #[error("no answer in time: it may have been delivered, or may yet be")]
+    Unknown,
+    #[error("not sent: {0}")]
+    Unavailable(&'static str),
+    #[error("the outbox of that session is full")]
+    OutboxFull,
+    #[error("this pod has more to deliver than it can hold")]
+    Overloaded,
+    #[error("there is nothing to send")]
+    Nothing,
+    #[error("the frame would be larger than {0} bytes")]
+    TooBig(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub sessions: Vec<SessionInfo>,
+    /// Where the next page goes on; `None` after the last.
+    pub cursor: Option<SessionId>,
+    /// Pods that did not answer.
+    pub missing: Vec<PodId>,
+}
+
+/// The parts that the relay brings together; made by the app.
+pub struct Parts {
+    pub broker: Box<dyn Broker>,
+    pub hub: Arc<Hub>,
+    pub presence: Arc<Presence>,
+    pub events: Arc<Sse>,
+    pub metrics: Arc<Metrics>,
+    pub paths: Arc<Paths>,
+}
+
+pub struct Relay {
+    config: Config,
+    broker: Box<dyn Broker>,
+    hub: Arc<Hub>,
+    presence: Arc<Presence>,
+    events: Arc<Sse>,
+    metrics: Arc<Metrics>,
+    paths: ArcSwap<Paths>,
+}
+
+impl Relay {
+    pub fn new(config: Config, parts: Parts) -> Relay {
+        let Parts { broker, hub, presence, events, metrics, paths } = parts;
+        let paths = ArcSwap::new(paths);
+        Relay { config, broker, hub, presence, events, metrics, paths }
+    }
+
+    /// The configured paths, as of now.
+    pub fn paths(&self) -> Arc<Paths> {
+        self.paths.load_full()
+    }
+
+    /// Takes other paths. Sessions of paths that are no more are closed 1001; all others keep the
+    /// settings they came with.
+    pub fn reconfigure(&self, paths: Arc<Paths>) {
+        let before = self.paths.swap(paths.clone());
+        for old in before.iter() {
+            let text = old.pattern.text();
+            if paths.named(text).is_none() {
+                self.hub.sweep(&Sweep {
+                    configured: Some(text.clone()),
+                    cause: Cause::Server,
+                    farewell: Farewell::Fixed(Close::new(1001, "this path was removed")),
+                });
+            }
+        }
+    }
+
+    /// Broadcasts. The order of calls is the order of messages: the message takes its place when
+    /// this is called, the future only waits for the answer.
+    pub fn publish(
+        &self,
+        path: Path,
+        content: Content,
+    ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<> {
+        let begun = self.begin_publish(path, content);
+        async move {
+            let (id, pending) = begun?;
+            match pending.await {
+                Ok(receivers) => Ok(Receipt { id, receivers }),
+                Err(failure) => Err(failure.into()),
+            }
+        }
+    }
+
+    fn begin_publish(
+        &self,
+        path: Path,
+        content: Content,
+    ) -> Result<(Uuid, crate::broker::Pending<u64>), Refusal> {
+        let paths = self.paths.load();
+        let Some((_, configured)) = paths.resolve(path.as_str()) else {
+            return Err(Refusal::Unavailable("the path was removed meanwhile"));
+        };
+        let (_, payload) = content.frame(configured.wholemsg).ok_or(Refusal::Nothing)?;
+        if payload.len() > self.config.frame_bytes_max {
+            return Err(Refusal::TooBig(self.config.frame_bytes_max));
+        }
+        self.metrics.path(configured.pattern.text()).published_http.inc();
+        Ok((Uuid::now_v7(), self.broker.publish(path, content)))
+    }
+
+    /// Sends to one session; in one order with `publish`.
+    pub fn unicast(
+        &self,
+        to: SessionId,
+        reach: Reach,
+        content: Content,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+        let answer = self.ask(to.pod, Ask::Unicast { to, reach, content });
+        let metrics = self.metrics.clone();
+        async move {
+            let outcome = match answer.await {
+                Ok(Answer::Delivered) => Ok(()),
+                Ok(answer) => Err(Refusal::from(answer)),
+                Err(refusal) => Err(refusal),
+            };
+            metrics.unicast(match &outcome {
+                Ok(()) => "delivered",
+                Err(Refusal::Gone) => "gone",
+                Err(Refusal::Unknown) => "unknown",
+                Err(Refusal::OutboxFull) => "outbox_full",
+                Err(_) => "refused",
+            });
+            outcome
+        }
+    }
+
+    /// Waits until this pod can take more, at most a second; `Overloaded` after that. To be asked
+    /// before each publish or unicast.
+    pub async fn room(&self) -> Result<(), Refusal> {
+        if !self.hub.is_crowded() {
+            return Ok(());
+        }
+        let waited = tokio::time::timeout(CROWDED_WAIT, async {
+            while self.hub.is_crowded() {
+                tokio::time::sleep(CROWDED_POLL).await;
+            }
+        });
+        waited.await.map_err(|_| Refusal::Overloaded)
+    }
+
+    pub async fn look_up(&self, id: SessionId, grant: Grant) -> Result<SessionInfo, Refusal> {
+        match self.ask(id.pod, Ask::LookUp { id, grant }).await? {
+            Answer::Info(info) => Ok(info),
+            answer => Err(answer.into()),
+        }
+    }
+
+    /// Ends a session.
+    pub async fn close(&self, id: SessionId, grant: Grant, close: Close) -> Result<(), Refusal> {
+        match self.ask(id.pod, Ask::Close { id, grant, close }).await? {
+            Answer::Closed => Ok(()),
+            answer => Err(answer.into()),
+        }
+    }
+
+    /// Sessions in the order of their ids, so that one that is open during a whole walk appears in
+    /// it exactly once. `path`: a concrete path or a configured path's text. `limit` ≥ 1.
+    pub async fn list(
+        &self,
+        path: Option<String>,
+        after: Option<SessionId>,
+        limit: usize,
+        grant: Grant,
+    ) -> Result<Page, Refusal> {
+        let mut page = Page { sessions: Vec::new(), cursor: None, missing: Vec::new() };
+        let mut pods = self.broker.pods();
+        pods.sort_unstable();
+        for pod in pods {
+            let mut from = after.filter(|after| after.pod >= pod);
+            if from.is_some_and(|from| from.pod > pod) {
+                continue;
+            }
+            loop {
+                let limit = limit - page.sessions.len();
+                if limit == 0 {
+                    page.cursor = page.sessions.last().map(|info| info.id);
+                    return Ok(page);
+                }
+                let ask =
+                    Ask::List { filter: path.clone(), after: from, limit, grant: grant.clone() };
+                match self.ask(pod, ask).await {
+                    Ok(Answer::Sessions { sessions, after }) => {
+                        page.sessions.extend(sessions);
+                        from = after;
+                    }
+                    Ok(_) | Err(_) => {
+                        page.missing.push(pod);
+                        from = None;
+                    }
+                }
+                if from.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// Live concrete paths of all pods, ordered by path.
+    pub async fn census(&self) -> Result<Vec<PathCount>, Refusal> {
+        let mut all: Vec<PathCount> = Vec::new();
+        for pod in self.broker.pods() {
+            if let Answer::Census(counts) = self.ask(pod, Ask::Census).await? {
+                all.extend(counts);
+            }
+        }
+        all.sort_by(|one, two| one.path.cmp(&two.path));
+        all.dedup_by(|again, first| {
+            let is_same = again.path == first.path;
+            first.sessions += if is_same { again.sessions } else { 0 };
+            is_same
+        });
+        Ok(all)
+    }
+
+    /// Takes note of sessions that have left their paths, until the pod closes.
+    pub async fn keep_books(
+        self: Arc<Self>,
+        mut departures: mpsc::UnboundedReceiver<Departure>,
+        closing: CancellationToken,
+    ) {
+        loop {
+            let departure = tokio::select! {
+                departure = departures.recv() => departure,
+                () = closing.cancelled() => return,
+            };
+            let Some(Departure { path, configured, shard }) = departure else { return };
+            self.presence.depart(&path, &configured, shard);
+            self.broker.unsubscribe(&path);
+            self.note_balance();
+        }
+    }
+
+    fn note_balance(&self) {
+        let imbalance = i64::try_from(self.hub.imbalance()).unwrap_or(i64::MAX);
+        self.metrics.shard_imbalance.set(imbalance);
+    }
+
+    /// The path with clients on this pod that is most like this one.
+    pub fn nearest(&self, path: &Path) -> Option<PathCount> {
+        let census = self.presence.census();
+        census.into_iter().min_by_key(|count| distance(count.path.as_str(), path.as_str()))
+    }
+
+    /// Hears events from now on.
+    pub fn listen(&self, topic: Topic) -> Listener {
+        self.events.listen(topic)
+    }
+
+    /// What is not alive, if anything: shards that do not turn.
+    pub fn liveness(&self) -> Result<(), String> {
+        match self.hub.stuck().as_slice() {
+            [] => Ok(()),
+            stuck => Err(format!("shards {stuck:?} do not turn")),
+        }
+    }
+
+    /// What keeps this pod from being ready, if anything.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.metrics.draining.get() != 0 {
+            return Err("this pod is leaving".to_owned());
+        }
+        self.liveness()
+    }
+
+    fn ask(
+        &self,
+        pod: PodId,
+        ask: Ask,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<> {
+        let pending = self.broker.ask(pod, ask);
+        let limit = self.config.unicast_timeout;
+        async move {
+            match tokio::time::timeout(limit, pending).await {
+                Ok(answer) => Ok(answer?),
+                Err(_) => Err(Refusal::Unknown),
+            }
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        match failure {
+            Failure::Unavailable(why) => Refusal::Unavailable(why),
+            Failure::Unknown => Refusal::Unknown,
+        }
+    }
+}
+
+impl From<Answer> for Refusal {
+    /// An answer that is not the one hoped for. One that does not fit the question at all comes
+    /// from a pod that speaks another language: nothing is known then.
+    fn from(answer: Answer) -> Refusal {
+        match answer {
+            Answer::Gone => Refusal::Gone,
+            Answer::OutboxFull => Refusal::OutboxFull,
+            Answer::Overloaded => Refusal::Overloaded,
+            Answer::Nothing => Refusal::Nothing,
+            Answer::TooBig(limit) => Refusal::TooBig(limit),
+            _ => Refusal::Unknown,
+        }
+    }
+}
