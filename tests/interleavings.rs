@@ -32,10 +32,19 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 enum Step {
-    Join { path: usize, slow: bool },
+    Join {
+        path: usize,
+        slow: bool,
+    },
     /// `size` is the payload's, in bytes; so are small and joined, large and split ones made.
-    Broadcast { path: usize, size: usize },
-    Unicast { session: usize, size: usize },
+    Broadcast {
+        path: usize,
+        size: usize,
+    },
+    Unicast {
+        session: usize,
+        size: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

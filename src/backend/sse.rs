@@ -129,6 +129,11 @@ impl Sse {
         !heard.is_empty() && heard.contains(configured)
     }
 
+    /// Whether something that was offered has not been handed to its listeners yet.
+    pub fn has_waiting(&self) -> bool {
+        self.shared.waiting_bytes.load(Ordering::Relaxed) > 0
+    }
+
     /// Never waits. Events offered by one thread are heard in that order.
     pub fn offer(&self, event: Event) {
         let bytes = event.json.len();
@@ -185,7 +190,6 @@ impl Drop for Listener {
 
 async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared>) {
     while let Some(event) = waiting.recv().await {
-        shared.waiting_bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
         let event = Arc::new(event);
         let dropped = shared.dropped.swap(0, Ordering::Relaxed);
         for outlet in shared.lock().iter_mut() {
@@ -195,6 +199,7 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared
                 shared.metrics.events_missed.inc();
             }
         }
+        shared.waiting_bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
         // The task shares its thread with handshakes and requests: be brief.
         tokio::task::consume_budget().await;
     }
