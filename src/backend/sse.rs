@@ -207,16 +207,19 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared
 
 impl Outlet {
     fn put(&mut self, event: &Arc<Event>) -> bool {
-        if self.missed > 0 {
-            if self.events.try_send(Heard::Gap(self.missed)).is_err() {
-                return false;
-            }
-            self.missed = 0;
-        }
         let bytes = event.json.len();
         let before = self.bytes.load(Ordering::Relaxed);
         if before > 0 && before + bytes > LISTENER_BYTES_MAX {
             return false;
+        }
+        // Only when there is room for the event behind it: one gap tells all that are missing.
+        if self.missed > 0 {
+            if self.events.capacity() < 2 {
+                return false;
+            }
+            if self.events.try_send(Heard::Gap(self.missed)).is_ok() {
+                self.missed = 0;
+            }
         }
         let is_sent = self.events.try_send(Heard::Event(event.clone())).is_ok();
         if is_sent {
