@@ -73,7 +73,6 @@ stage "clippy" cargo clippy --locked --all-targets --quiet -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 stage "build" cargo build --locked --all-targets --quiet
 stage "tests" cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow
-stage "documentation's examples" cargo test --locked --doc --quiet
 
 printf '\nAll passed.\n'
 printf '%s\n' "${stages[@]}"
