@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::client::{Client, Heard, Request, connect_narrow};
+use support::client::{Client, Heard, Request};
 use support::gateway::{DOORS, Gateway, fail_to_start};
 use support::tls::{Certificate, ask};
 use support::wait::{eventually, within};
@@ -57,13 +57,6 @@ impl Door {
         let stream = self.certificate.connect(self.gateway.clients, version).await;
         let stream = stream.expect("the certificate is right");
         ask(stream, &Request::upgrade(path)).await.expect("the path is open")
-    }
-
-    async fn narrow_client(&self) -> Client {
-        let socket = connect_narrow(self.gateway.clients).await;
-        let stream = self.certificate.connect_on(socket, &TLS13).await;
-        let stream = stream.expect("the certificate is right");
-        ask(stream, &Request::upgrade("/ws")).await.expect("the path is open")
     }
 
     async fn broadcast(&self, payload: &str) {
@@ -124,13 +117,15 @@ async fn broadcasts_large_and_small_reach_everybody_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_catches_up_and_misses_nothing() {
+    /// Together more than both kernels hold, less than that and an outbox.
+    const COUNT: usize = 100;
     let door = Door::open_with("").await;
-    let mut client = door.narrow_client().await;
-    let payload = |number: usize| format!("{number:06}{}", "x".repeat(32 * 1024));
-    for number in 0..100 {
+    let mut client = door.client("/ws", &TLS13).await;
+    let payload = |number: usize| format!("{number:06}{}", "x".repeat(64 * 1024));
+    for number in 0..COUNT {
         door.broadcast(&payload(number)).await;
     }
-    for number in 0..100 {
+    for number in 0..COUNT {
         assert!(client.message().await == Heard::Text(payload(number)), "message {number}");
     }
     door.broadcast("in step again").await;
@@ -168,22 +163,22 @@ async fn a_close_is_answered_and_the_end_announced() {
 async fn a_slow_reader_that_closes_still_gets_what_was_sent_before() {
     let door = Door::open_with("").await;
     let mut events = door.gateway.listen("/ws").await;
-    let payload = |number: usize| format!("{number:06}{}", "x".repeat(16 * 1024));
-    // Below, at and above what TLS itself and both kernels hold.
-    for count in [1, 8, 60, 160, 164, 168, 180, 200] {
-        let mut client = door.narrow_client().await;
+    let payload = |number: usize| format!("{number:06}{}", "x".repeat(64 * 1024));
+    // Below and above what both kernels hold.
+    for count in [1, 8, 100] {
+        let mut client = door.client("/ws", &TLS13).await;
         let session = events.session_from(client.local).await;
         for number in 0..count {
             door.broadcast(&payload(number)).await;
         }
         client.writer.close(Some(1000), "").await;
-        events.disconnect_of(&session).await;
         for number in 0..count {
             let heard = client.message().await;
             assert!(heard == Heard::Text(payload(number)), "message {number} of {count}");
         }
         assert_eq!(client.message().await.close_code(), Some(1000), "after {count}");
         client.reader.expect_orderly_end().await;
+        assert_eq!(events.disconnect_of(&session).await["cause"], "client");
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use super::client::{Answer, Client, Request, ask_over};
 use super::gateway::replace;
@@ -43,18 +43,9 @@ impl Certificate {
     pub async fn connect(
         &self,
         addr: SocketAddr,
-        version: &'static tokio_rustls::rustls::SupportedProtocolVersion,
+        version: &'static SupportedProtocolVersion,
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let socket = within("connect", TcpStream::connect(addr)).await.expect("the door listens");
-        self.connect_on(socket, version).await
-    }
-
-    /// As [`Certificate::connect`], on a socket of the caller's making.
-    pub async fn connect_on(
-        &self,
-        socket: TcpStream,
-        version: &'static tokio_rustls::rustls::SupportedProtocolVersion,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.cert.clone()).expect("an own certificate is well-formed");
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
