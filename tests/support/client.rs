@@ -229,7 +229,10 @@ async fn read_head(socket: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut)
     let head = std::str::from_utf8(&head).expect("an answer's head is ASCII");
     let mut lines = head.trim_end().split("\r\n");
     let status_line = lines.next().expect("split gives at least one");
-    let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    // An old request is answered in its own version.
+    let versions = ["HTTP/1.1 ", "HTTP/1.0 "];
+    let rest = versions.iter().find_map(|version| status_line.strip_prefix(version));
+    let status = rest.and_then(|rest| rest.get(..3));
     let status = status.and_then(|code| code.parse().ok());
     let headers = lines.filter_map(|line| line.split_once(": "));
     Answer {
