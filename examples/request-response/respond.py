@@ -51,7 +51,7 @@ def send(session, payload):
     """To that client, and to nobody else."""
     request = urllib.request.Request(
         f"{API}/v1/publish{PATH}",
-        data=json.dumps({"payload": payload, "_session": session}).encode(),
+        data=json.dumps({"payload": payload, "_session": session}, ensure_ascii=False).encode(),
         headers={"Content-Type": "application/json"},
     )
     try:
