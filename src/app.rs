@@ -46,6 +46,7 @@ const CHANGE_QUIET: Duration = Duration::from_millis(300);
 pub struct App {
     relay: Arc<Relay>,
     hub: Arc<Hub>,
+    events: Arc<Sse>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -95,7 +96,7 @@ impl App {
             broker: Box::new(Memory::new(pod, local)),
             hub: hub.clone(),
             presence,
-            events,
+            events: events.clone(),
             metrics: metrics.clone(),
             paths: Arc::new(settings.paths),
         };
@@ -110,7 +111,8 @@ impl App {
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
-        Ok(App { relay, hub, metrics, lifecycle, drain: settings.drain, source, clients, api })
+        let drain = settings.drain;
+        Ok(App { relay, hub, events, metrics, lifecycle, drain, source, clients, api })
     }
 
     /// Where clients connect.
@@ -153,7 +155,7 @@ impl App {
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { configured: None, cause: Cause::Drain, farewell });
         let flushed = async {
-            while self.hub.occupied() > 0 {
+            while self.hub.occupied() > 0 || self.events.has_waiting() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };

@@ -136,9 +136,10 @@ impl Listening {
     async fn next(&mut self) -> Option<Bytes> {
         tokio::select! {
             biased;
-            () = self.closing.cancelled() => None,
             _ = self.beat.tick() => Some(Bytes::from_static(b":\n\n")),
             heard = self.listener.next() => Some(written(heard?)),
+            // Last: what was heard before the pod leaves is told first.
+            () = self.closing.cancelled() => None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The publishers' door: HTTP in, the relay out.
 //!
-//! Each noun has its file and lists its calls there; [`router`] mounts them, the OpenAPI document
-//! describes them. What holds for all of them: nobody gets past [`auth`] unseen, every error is a
-//! [`problem::Problem`], every body, wait and connection has a limit, and nothing is decided here
+//! Each noun has its file and lists its calls there; `router` mounts them, the OpenAPI document
+//! describes them. What holds for all of them: nobody gets past `auth` unseen, every error is a
+//! `problem::Problem`, every body, wait and connection has a limit, and nothing is decided here
 //! that the relay decides: this door parses, asks and answers.
 
 mod auth;

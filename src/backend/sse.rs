@@ -129,6 +129,11 @@ impl Sse {
         !heard.is_empty() && heard.contains(configured)
     }
 
+    /// Whether something that was offered has not been handed to its listeners yet.
+    pub fn has_waiting(&self) -> bool {
+        self.shared.waiting_bytes.load(Ordering::Relaxed) > 0
+    }
+
     /// Never waits. Events offered by one thread are heard in that order.
     pub fn offer(&self, event: Event) {
         let bytes = event.json.len();
@@ -185,7 +190,6 @@ impl Drop for Listener {
 
 async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared>) {
     while let Some(event) = waiting.recv().await {
-        shared.waiting_bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
         let event = Arc::new(event);
         let dropped = shared.dropped.swap(0, Ordering::Relaxed);
         for outlet in shared.lock().iter_mut() {
@@ -195,6 +199,7 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared
                 shared.metrics.events_missed.inc();
             }
         }
+        shared.waiting_bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
         // The task shares its thread with handshakes and requests: be brief.
         tokio::task::consume_budget().await;
     }
@@ -202,16 +207,19 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared
 
 impl Outlet {
     fn put(&mut self, event: &Arc<Event>) -> bool {
-        if self.missed > 0 {
-            if self.events.try_send(Heard::Gap(self.missed)).is_err() {
-                return false;
-            }
-            self.missed = 0;
-        }
         let bytes = event.json.len();
         let before = self.bytes.load(Ordering::Relaxed);
         if before > 0 && before + bytes > LISTENER_BYTES_MAX {
             return false;
+        }
+        // Only when there is room for the event behind it: one gap tells all that are missing.
+        if self.missed > 0 {
+            if self.events.capacity() < 2 {
+                return false;
+            }
+            if self.events.try_send(Heard::Gap(self.missed)).is_ok() {
+                self.missed = 0;
+            }
         }
         let is_sent = self.events.try_send(Heard::Event(event.clone())).is_ok();
         if is_sent {

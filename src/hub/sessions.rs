@@ -130,7 +130,6 @@ pub enum Sent {
 }
 
 impl Sessions {
-    #[expect(clippy::too_many_arguments, reason = "called once, where a shard is put together")]
     pub fn new(
         pod: PodId,
         shard: u8,
@@ -629,11 +628,6 @@ impl Sessions {
             let due = due.max(self.now_ms + 1);
             self.timers.push(Reverse((due, slot, session.generation, Timer::Beat)));
         }
-    }
-
-    /// Sockets of all phases.
-    pub fn len(&self) -> usize {
-        self.slab.len()
     }
 
     /// What waits in all outboxes, in bytes.

@@ -226,12 +226,10 @@ impl Shard {
     ) -> Answer {
         let mut found = Vec::new();
         let mut last = None;
-        let mut looked_at = 0;
-        for slot in self.sessions.walk(after) {
+        for (looked_at, slot) in self.sessions.walk(after).enumerate() {
             if looked_at == LIST_SESSIONS || found.len() == limit {
                 return Answer::Sessions { sessions: found, after: last };
             }
-            looked_at += 1;
             let Some(session) = self.sessions.at(slot) else { continue };
             last = Some(self.sessions.id(session));
             let meant = filter.is_none_or(|filter| {

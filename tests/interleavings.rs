@@ -1,0 +1,277 @@
+//! Whatever the order of broadcasts, unicasts, comings, goings and slow readers: every session gets
+//! exactly what a simple model says, in its order, with one shard as with three.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pathcast::broker::memory::Memory;
+use pathcast::broker::{Broker, Pending};
+use pathcast::hub::command::Greeting;
+use pathcast::hub::inbound::{Inbound, Who};
+use pathcast::hub::presence::Presence;
+use pathcast::hub::socket::Socket;
+use pathcast::hub::{Config, Hub};
+use pathcast::metrics::Metrics;
+use pathcast::proto::ask::{Answer, Ask, Reach};
+use pathcast::proto::close::{Cause, Close};
+use pathcast::proto::frame::Kind;
+use pathcast::proto::msg::Content;
+use pathcast::proto::path::Path;
+use pathcast::proto::paths::{Configured, Pattern};
+use pathcast::proto::session_id::{PodId, SessionId};
+use pathcast::relay::local::Local;
+use proptest::prelude::*;
+
+const POD: PodId = PodId([7; 8]);
+
+/// How long anything here may take before the test gives up.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join {
+        path: usize,
+        slow: bool,
+    },
+    /// `size` is the payload's, in bytes; so are small and joined, large and split ones made.
+    Broadcast {
+        path: usize,
+        size: usize,
+    },
+    Unicast {
+        session: usize,
+        size: usize,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let size = prop_oneof![8 => 1usize..300, 2 => 10_000usize..100_000, 1 => 200_000usize..900_000];
+    let step = prop_oneof![
+        2 => (0usize..3, prop::bool::weighted(0.3)).prop_map(|(path, slow)| Step::Join { path, slow }),
+        6 => (0usize..3, size.clone()).prop_map(|(path, size)| Step::Broadcast { path, size }),
+        6 => (0usize..12, size).prop_map(|(session, size)| Step::Unicast { session, size }),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+struct Deaf;
+
+impl Inbound for Deaf {
+    fn opened(&self, _: Who<'_>, _: Option<std::net::SocketAddr>, _: &Greeting) {}
+    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) {}
+    fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {}
+}
+
+/// One pod without its doors.
+struct Pod {
+    hub: Arc<Hub>,
+    presence: Arc<Presence>,
+    broker: Memory<Local>,
+    metrics: Arc<Metrics>,
+    listener: TcpListener,
+    configured: Arc<Configured>,
+}
+
+struct Client {
+    id: SessionId,
+    path: usize,
+    stream: TcpStream,
+    slow: bool,
+    expected: Vec<(usize, usize)>,
+}
+
+impl Pod {
+    fn start(shards: usize) -> Pod {
+        let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
+        let config = Config {
+            shards,
+            sessions_max: 1000,
+            message_bytes_max: 1 << 20,
+            frame_bytes_max: 1 << 20,
+            outbox_bytes_max: 1 << 30,
+            outbox_total_bytes_max: 1 << 32,
+            inbound_total_bytes_max: 1 << 30,
+            mailbox_bytes_max: 1 << 30,
+            slow_after: DEADLINE,
+            close_timeout: Duration::from_secs(1),
+        };
+        let inbound: Arc<dyn Inbound> = Arc::new(Deaf);
+        let hub = Arc::new(Hub::start(POD, config, &metrics, &inbound).expect("shards start"));
+        let presence = Arc::new(Presence::new(shards));
+        let local = Local {
+            hub: hub.clone(),
+            presence: presence.clone(),
+            metrics: metrics.clone(),
+            frame_bytes_max: 1 << 20,
+        };
+        let pattern = Pattern::parse("/ws/{room}").expect("a good pattern");
+        Pod {
+            hub,
+            presence,
+            broker: Memory::new(POD, local),
+            metrics,
+            listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
+            configured: Arc::new(Configured::new(pattern)),
+        }
+    }
+
+    fn join(&self, path: usize, slow: bool) -> Client {
+        let address = self.listener.local_addr().expect("it is bound");
+        let stream = TcpStream::connect(address).expect("it listens");
+        let (server, _) = self.listener.accept().expect("it was connected to");
+        server.set_nonblocking(true).expect("a socket can be non-blocking");
+        let id = self.hub.place().expect("there is room");
+        let shard = usize::from(id.shard);
+        self.presence.arrive(&name(path), &self.configured, shard).expect("few paths");
+        self.hub.reserve(id, name(path), self.configured.clone(), &self.metrics);
+        self.hub.open(id, Socket::plain(server), Greeting::default());
+        Client { id, path, stream, slow, expected: Vec::new() }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.hub.stop();
+    }
+}
+
+fn name(path: usize) -> Path {
+    Path::parse(&format!("/ws/{path}")).expect("a good path")
+}
+
+/// Begins with its number, so that what arrives can be told apart.
+fn content(number: usize, size: usize) -> Content {
+    Content::text(format!("{number:08}{}", "x".repeat(size)))
+}
+
+/// Reads server frames until `count` are there; (number, size) of each.
+fn read(stream: &mut TcpStream, count: usize) -> Vec<(usize, usize)> {
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
+    let mut read = Vec::new();
+    let mut exactly = |bytes: usize| {
+        let mut buffer = vec![0; bytes];
+        stream.read_exact(&mut buffer).expect("what was sent arrives");
+        buffer
+    };
+    while read.len() < count {
+        let head = exactly(2);
+        assert_eq!(head[0], 0x81, "final text frames only");
+        let bytes = match head[1] {
+            126 => usize::from(u16::from_be_bytes(exactly(2).try_into().expect("two bytes"))),
+            127 => u64::from_be_bytes(exactly(8).try_into().expect("eight bytes")) as usize,
+            short => usize::from(short),
+        };
+        let payload = exactly(bytes);
+        let number = std::str::from_utf8(&payload[..8]).expect("digits").parse().expect("digits");
+        read.push((number, bytes - 8));
+    }
+    read
+}
+
+fn delivered(runtime: &tokio::runtime::Runtime, verdict: Pending<Answer>) {
+    let verdict = runtime.block_on(async { tokio::time::timeout(DEADLINE, verdict).await });
+    assert_eq!(verdict.expect("in time"), Ok(Answer::Delivered));
+}
+
+/// Runs the steps and compares what every client got with what the model expects.
+fn run(shards: usize, steps: &[Step]) {
+    let pod = Pod::start(shards);
+    let mut clients: Vec<Client> = (0..3).map(|path| pod.join(path, false)).collect();
+    let mut verdicts: Vec<Pending<Answer>> = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        match *step {
+            Step::Join { path, slow } => clients.push(pod.join(path, slow)),
+            Step::Broadcast { path, size } => {
+                drop(pod.broker.publish(name(path), content(number, size)));
+                for client in clients.iter_mut().filter(|client| client.path == path) {
+                    client.expected.push((number, size));
+                }
+            }
+            Step::Unicast { session, size } => {
+                let session = session % clients.len();
+                let client = &mut clients[session];
+                client.expected.push((number, size));
+                let reach = Reach::Path(name(client.path));
+                let content = content(number, size);
+                verdicts.push(pod.broker.ask(POD, Ask::Unicast { to: client.id, reach, content }));
+            }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime starts");
+    // The slow ones read only when everybody else has everything.
+    clients.sort_by_key(|client| client.slow);
+    let mut got = BTreeMap::new();
+    for client in &mut clients {
+        if client.slow && !verdicts.is_empty() {
+            // Verdicts do not wait for readers.
+            for verdict in std::mem::take(&mut verdicts) {
+                delivered(&runtime, verdict);
+            }
+        }
+        got.insert(client.id, read(&mut client.stream, client.expected.len()));
+    }
+    for verdict in verdicts {
+        delivered(&runtime, verdict);
+    }
+    for client in &mut clients {
+        assert_eq!(got[&client.id], client.expected, "{shards} shards, path {}", client.path);
+        client.stream.set_nonblocking(true).expect("a socket can be non-blocking");
+        let more = client.stream.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert_eq!(more, Err(std::io::ErrorKind::WouldBlock), "and nothing more");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_shard_and_three_give_every_session_what_the_model_says(steps in steps()) {
+        run(1, &steps);
+        run(3, &steps);
+    }
+}
+
+#[test]
+fn a_unicast_in_a_fan_out_to_many_waits_for_its_turn() {
+    let mut steps: Vec<Step> = (0..700).map(|_| Step::Join { path: 0, slow: false }).collect();
+    for session in 0..200 {
+        steps.push(Step::Broadcast { path: 0, size: 50 });
+        steps.push(Step::Unicast { session: session * 7 % 700, size: 20 });
+        if session % 50 == 0 {
+            steps.push(Step::Join { path: 0, slow: false });
+        }
+    }
+    run(1, &steps);
+    run(3, &steps);
+}
+
+#[test]
+fn shards_stay_balanced_through_comings_and_goings() {
+    let pod = Pod::start(3);
+    let mut clients: Vec<Client> = Vec::new();
+    for round in 0..10 {
+        clients.extend((0..60).map(|path| pod.join(path % 3, false)));
+        let leaving: Vec<Client> = {
+            let mut at = 0;
+            let (go, stay) = clients.into_iter().partition(|_| {
+                at += 1;
+                (at * 7 + round) % 3 == 0
+            });
+            clients = stay;
+            go
+        };
+        drop(leaving);
+        let deadline = Instant::now() + DEADLINE;
+        while pod.hub.occupied() > clients.len() {
+            assert!(Instant::now() < deadline, "sessions that left are forgotten");
+            std::thread::yield_now();
+        }
+        clients.extend((0..60).map(|path| pod.join(path % 3, false)));
+        let imbalance = pod.hub.imbalance();
+        assert!(imbalance <= clients.len() / 30 + 1, "{imbalance} of {}", clients.len());
+    }
+}

@@ -1,0 +1,84 @@
+//! Node-RED's behaviour, recorded, played back at our doors (`tests/nodered/README.md`).
+//!
+//! `PATHCAST_CASES=FILE` plays another file of the same form.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod json;
+mod play;
+mod stage;
+mod value;
+
+use futures_util::StreamExt;
+
+/// Gateways at once: playing a case is mostly waiting for a process to start.
+const AT_ONCE: usize = 6;
+
+/// In the file that comes with the project; a cut file shall not pass.
+const RECORDED: usize = 169;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_case_plays_as_node_red_did() {
+    let other = std::env::var_os("PATHCAST_CASES");
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodered/cases.jsonl");
+    let file = other.clone().unwrap_or_else(|| own.into());
+    let cases = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+    let lines: Vec<&str> = cases.lines().filter(|line| !line.trim().is_empty()).collect();
+
+    let played = play_all(&lines).await;
+
+    assert_eq!(played.len(), lines.len(), "every line is played");
+    if other.is_none() {
+        assert_eq!(played.len(), RECORDED, "{own} is whole");
+    }
+    let failures: Vec<String> = played.into_iter().filter_map(failure).collect();
+    let (failed, all) = (failures.len(), lines.len());
+    assert!(failures.is_empty(), "{failed} of {all} cases differ:\n{}", failures.join("\n"));
+    println!("{all} cases passed");
+}
+
+/// Not recorded: what the recorded ones do not use, in the same form.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_form_of_step_and_value_can_be_played() {
+    let lines: Vec<&str> = include_str!("forms.jsonl").lines().collect();
+    let failures: Vec<String> = play_all(&lines).await.into_iter().filter_map(failure).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_case_that_expects_something_else_is_told() {
+    let lines: Vec<&str> = include_str!("wrong.jsonl").lines().collect();
+    for (line, played) in play_all(&lines).await {
+        let case = lines[line - 1];
+        assert!(failure((line, played)).is_some(), "this passed: {case}");
+    }
+}
+
+/// Plays cases, several at once; the outcomes in the order of the lines, which count from 1.
+async fn play_all(lines: &[&str]) -> Vec<Played> {
+    let playing = lines.iter().enumerate().map(|(index, line)| {
+        let line = (*line).to_owned();
+        async move { (index + 1, tokio::spawn(async move { play::play(&line).await }).await) }
+    });
+    futures_util::stream::iter(playing.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await
+}
+
+type Played = (usize, Result<Result<play::Outcome, String>, tokio::task::JoinError>);
+
+fn failure((line, played): Played) -> Option<String> {
+    match played {
+        Ok(Ok(outcome)) if outcome.differences.is_empty() => None,
+        Ok(Ok(play::Outcome { id, differences, log })) => {
+            let last: Vec<&str> = log.lines().rev().take(5).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            Some(format!(
+                "line {line}, {id}:\n  {}\n  log: {}",
+                differences.join("\n  "),
+                last.join("\n       ")
+            ))
+        }
+        Ok(Err(error)) => Some(format!("line {line}: cannot be played: {error}")),
+        Err(panic) => Some(format!("line {line}: {panic}")),
+    }
+}

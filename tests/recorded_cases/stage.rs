@@ -1,0 +1,228 @@
+//! Where a case is played: clients and listeners that note all they hear, and ways to wait for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::json::{self, Json};
+use crate::support::client::{Heard, Writer};
+use crate::support::events::Events;
+use crate::support::gateway::Gateway;
+use crate::value::Sessions;
+
+/// How long anything that has to come may take; what never comes is then a difference.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A data message at a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+/// An event at a listener.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub kind: String,
+    pub session: String,
+    pub json: Json,
+}
+
+/// All that was heard so far, by the clients' names.
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub frames: BTreeMap<String, Vec<Frame>>,
+    pub pongs: BTreeMap<String, Vec<Vec<u8>>>,
+    /// The code of the close frame that a client saw.
+    pub closes: BTreeMap<String, u16>,
+    pub ended: BTreeSet<String>,
+    pub told: Vec<Told>,
+}
+
+impl Notes {
+    pub fn messages_from(&self, session: &str) -> usize {
+        let from = |told: &&Told| told.kind == "message" && told.session == session;
+        self.told.iter().filter(from).count()
+    }
+
+    pub fn disconnect_of(&self, session: &str) -> Option<&Told> {
+        self.told.iter().find(|told| told.kind == "disconnect" && told.session == session)
+    }
+
+    /// How much there is of everything.
+    fn size(&self) -> usize {
+        let frames: usize = self.frames.values().map(Vec::len).sum();
+        let pongs: usize = self.pongs.values().map(Vec::len).sum();
+        frames + pongs + self.closes.len() + self.ended.len() + self.told.len()
+    }
+}
+
+#[derive(Default)]
+struct Board {
+    notes: Mutex<Notes>,
+    changed: Notify,
+}
+
+impl Board {
+    fn note(&self, write: impl FnOnce(&mut Notes)) {
+        write(&mut self.notes.lock().expect("no writer of notes panics"));
+        self.changed.notify_waiters();
+    }
+}
+
+pub struct Actor {
+    pub path: String,
+    pub writer: Arc<tokio::sync::Mutex<Writer>>,
+    reading: JoinHandle<()>,
+}
+
+pub struct Stage {
+    pub gateway: Gateway,
+    pub actors: BTreeMap<String, Actor>,
+    pub sessions: Sessions,
+    board: Arc<Board>,
+    listening: Vec<JoinHandle<()>>,
+}
+
+impl Stage {
+    pub fn new(gateway: Gateway) -> Stage {
+        Stage {
+            gateway,
+            actors: BTreeMap::new(),
+            sessions: Sessions::new(),
+            board: Arc::default(),
+            listening: Vec::new(),
+        }
+    }
+
+    /// Notes the events of a path from now on.
+    pub async fn listen(&mut self, path: &str) {
+        let mut events: Events = self.gateway.listen(path).await;
+        let board = Arc::clone(&self.board);
+        self.listening.push(tokio::spawn(async move {
+            while let Some(event) = events.next_whenever().await {
+                let json = json::parse(&event.data).unwrap_or(Json::Null);
+                let session = json.member("session").and_then(Json::as_text).unwrap_or_default();
+                board.note(|notes| notes.told.push(Told { kind: event.kind, session, json }));
+            }
+        }));
+    }
+
+    /// Connects a client and learns its session from its `connect` event.
+    pub async fn connect(&mut self, name: &str, path: &str) -> Result<(), String> {
+        let client = self.gateway.open(path).await;
+        let (mut reader, writer) = (client.reader, client.writer);
+        let writer = Arc::new(tokio::sync::Mutex::new(writer));
+        let (board, answering) = (Arc::clone(&self.board), Arc::clone(&writer));
+        board.note(|notes| drop(notes.frames.insert(name.into(), Vec::new())));
+        let own = name.to_owned();
+        let reading = tokio::spawn(async move {
+            loop {
+                let heard = reader.next_whenever().await;
+                match &heard {
+                    Heard::Ping(payload) => answering.lock().await.pong(payload).await,
+                    Heard::Close(_) => {
+                        let code = heard.close_code().filter(|&code| code != 1005);
+                        answering.lock().await.close(code, "").await;
+                    }
+                    _ => {}
+                }
+                let ended = heard == Heard::End;
+                board.note(|notes| note(notes, &own, heard));
+                if ended {
+                    return;
+                }
+            }
+        });
+        self.actors.insert(name.into(), Actor { path: path.into(), writer, reading });
+
+        let remote = client.local.to_string();
+        let find = |notes: &Notes| {
+            let from_here = |told: &&Told| {
+                let from = told.json.member("remote").and_then(Json::as_text);
+                told.kind == "connect" && from.as_deref() == Some(&remote)
+            };
+            notes.told.iter().find(from_here).map(|told| told.session.clone())
+        };
+        if !self.wait_for(|notes| find(notes).is_some()).await {
+            return Err(format!("no connect event of {name}"));
+        }
+        let session = self.read(|notes| find(notes).unwrap_or_default());
+        self.sessions.insert(name.into(), session);
+        Ok(())
+    }
+
+    /// Cuts a client's connection without a word.
+    pub async fn terminate(&mut self, name: &str) {
+        if let Some(actor) = self.actors.remove(name) {
+            actor.reading.abort();
+            let _ = actor.reading.await;
+            self.board.note(|notes| {
+                notes.ended.insert(name.into());
+            });
+        }
+    }
+
+    pub fn read<T>(&self, look: impl FnOnce(&Notes) -> T) -> T {
+        look(&self.board.notes.lock().expect("no writer of notes panics"))
+    }
+
+    /// Whether it came to be so, within the patience.
+    pub async fn wait_for(&self, so: impl Fn(&Notes) -> bool) -> bool {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let changed = self.board.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.read(&so) {
+                return true;
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Waits until nothing has been heard for so long.
+    pub async fn wait_for_quiet(&self, quiet: Duration) {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < until {
+            let before = self.read(Notes::size);
+            let changed = self.board.changed.notified();
+            if tokio::time::timeout(quiet, changed).await.is_err()
+                && self.read(Notes::size) == before
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.listening.iter().for_each(JoinHandle::abort);
+        self.actors.values().for_each(|actor| actor.reading.abort());
+    }
+}
+
+fn note(notes: &mut Notes, name: &str, heard: Heard) {
+    let name = name.to_owned();
+    if let Some(code) = heard.close_code() {
+        notes.closes.insert(name, code);
+        return;
+    }
+    match heard {
+        Heard::Text(text) => notes.frames.entry(name).or_default().push(Frame::Text(text)),
+        Heard::Binary(bytes) => {
+            notes.frames.entry(name).or_default().push(Frame::Binary(bytes.into()));
+        }
+        Heard::Pong(payload) => notes.pongs.entry(name).or_default().push(payload.into()),
+        Heard::End => {
+            notes.ended.insert(name);
+        }
+        Heard::Ping(_) | Heard::Close(_) => {}
+    }
+}

@@ -1,0 +1,218 @@
+//! A gateway as its users have it: the binary, a configuration file, two listeners, signals.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+
+use rustix::process::{Pid, Resource, Signal};
+use serde_json::Value;
+
+use super::client::{self, Client};
+use super::events::Events;
+use super::wait::{DEADLINE, eventually, within};
+
+/// Both listeners on ports that the kernel chooses.
+pub const DOORS: &str = "[clients]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n";
+
+pub struct Gateway {
+    child: Child,
+    /// Holds the configuration; gone with the gateway.
+    _dir: tempfile::TempDir,
+    log: Arc<Mutex<String>>,
+    pub config_file: PathBuf,
+    /// The clients' door.
+    pub clients: SocketAddr,
+    /// The publishers' door, as the start of a URL.
+    pub api: String,
+    pub http: reqwest::Client,
+}
+
+/// What the publishers' door said.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Said {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+impl Gateway {
+    /// Starts one with [`DOORS`] and the rest of a configuration.
+    pub async fn start(rest: &str) -> Gateway {
+        Gateway::start_whole(&format!("{DOORS}{rest}"), &[]).await
+    }
+
+    /// Starts one with a whole configuration and additional environment variables.
+    pub async fn start_whole(config: &str, environment: &[(&str, &str)]) -> Gateway {
+        raise_files_limit();
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let config_file = dir.path().join("pathcast.toml");
+        std::fs::write(&config_file, config).expect("a temporary file can be written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pathcast"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PATHCAST")) {
+            command.env_remove(name);
+        }
+        command.arg("--config").arg(&config_file).envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the built binary starts");
+
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("stderr was piped");
+        let keep = Arc::clone(&log);
+        std::thread::spawn(move || keep_log(stderr, &keep));
+        let stdout = child.stdout.take().expect("stdout was piped");
+        let (say, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody listens after the addresses are known; the pipe is emptied all the same.
+                let _ = say.send(line);
+            }
+        });
+
+        let (mut clients, mut api) = (None, None);
+        let addresses = tokio::task::spawn_blocking(move || {
+            while clients.is_none() || api.is_none() {
+                let line = said.recv_timeout(DEADLINE).ok()?;
+                clients = clients.or_else(|| address_after(&line, "clients ws://"));
+                api = api.or_else(|| address_after(&line, "api http://"));
+            }
+            clients.zip(api)
+        });
+        let addresses = addresses.await.expect("waiting for lines does not panic");
+        let Some((clients, api)) = addresses else {
+            let _ = child.kill();
+            let status = child.wait();
+            let log = log.lock().expect("no holder of the log panics");
+            panic!("no addresses on stdout; ended with {status:?}, and said:\n{log}\n{config}");
+        };
+        // Whatever a developer's environment says of proxies, this is loopback.
+        let http = reqwest::Client::builder().no_proxy().build().expect("a plain client is built");
+        let api = format!("http://{api}");
+        Gateway { child, _dir: dir, log, config_file, clients, api, http }
+    }
+
+    /// Opens a WebSocket; a refusal is a failed test.
+    pub async fn open(&self, path: &str) -> Client {
+        client::open(self.clients, path).await
+    }
+
+    /// Opens a WebSocket and learns its session id from a listener of that path.
+    pub async fn open_known(&self, path: &str, events: &mut Events) -> (Client, String) {
+        let client = self.open(path).await;
+        let session = events.session_from(client.local).await;
+        (client, session)
+    }
+
+    /// Publishes a msg, given as JSON text.
+    pub async fn publish(&self, path: &str, msg: impl Into<String>) -> Said {
+        self.post(&format!("/v1/publish{path}"), "application/json", msg.into()).await
+    }
+
+    /// Publishes and insists on the 202.
+    pub async fn broadcast(&self, path: &str, msg: impl Into<String>) {
+        let said = self.publish(path, msg).await;
+        assert_eq!(said.status, 202, "{}", said.text);
+    }
+
+    pub async fn post(
+        &self,
+        target: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Said {
+        let url = format!("{}{target}", self.api);
+        send(self.http.post(url).header("content-type", content_type).body(body)).await
+    }
+
+    pub async fn fetch(&self, target: &str) -> Said {
+        send(self.http.get(format!("{}{target}", self.api))).await
+    }
+
+    /// Hears the events of a path from now on.
+    pub async fn listen(&self, path: &str) -> Events {
+        let url = format!("{}/v1/events{path}", self.api);
+        let response = within("a stream of events", self.http.get(url).send()).await;
+        let response = response.expect("the publishers' door answers");
+        assert_eq!(response.status(), 200, "listening to {path}");
+        Events::new(response)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("an own child takes signals");
+    }
+
+    /// Waits for the end of the process.
+    pub async fn exit(&mut self) -> ExitStatus {
+        eventually("the gateway's end", async || {
+            self.child.try_wait().expect("an own child can be waited for")
+        })
+        .await
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("an own child can be waited for").is_none()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("a running child has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+        kib * 1024
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no holder of the log panics").clone()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let ended = self.child.try_wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway ({ended:?} before it was killed) said:\n{}---", self.log());
+        }
+    }
+}
+
+/// Sends a request of the caller's making.
+pub async fn send(request: reqwest::RequestBuilder) -> Said {
+    let response = within("an answer", request.send()).await.expect("the publishers' door answers");
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = within("an answer's body", response.text()).await.expect("the body is whole");
+    Said { status, headers, text }
+}
+
+/// Thousands of sockets need more files than many systems grant at first.
+fn raise_files_limit() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
+}
+
+fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(mark)?;
+    let end = rest.find(|char: char| char.is_whitespace() || char == '/').unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+/// Takes bytes, not lines: what a crash left half written counts most.
+fn keep_log(mut from: impl Read, log: &Mutex<String>) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut bytes) {
+        let text = String::from_utf8_lossy(&bytes[..read]);
+        log.lock().expect("no holder of the log panics").push_str(&text);
+    }
+}

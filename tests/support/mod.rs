@@ -1,0 +1,14 @@
+//! What the stories in `tests/` are told with: a gateway as a child process, and clients,
+//! publishers and listeners at its doors.
+//!
+//! Nothing here knows the gateway's code: it speaks bytes, HTTP and signals, so that the tests
+//! read as a stranger's programs would. Every wait ends, with the awaited thing in its message.
+
+// Each test file compiles its own copy of this module and uses a part of it.
+#![allow(dead_code)]
+
+pub mod client;
+pub mod events;
+pub mod gateway;
+pub mod wait;
+pub mod wire;
