@@ -1,5 +1,7 @@
 //! The examples do what they say, started and stopped as a reader would.
 
+mod support;
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -7,20 +9,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use support::client::{self, Client, Heard};
+use support::wait::{eventually, within};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-
-/// Longer than a busy machine takes for any of this.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running example, in a process group of its own.
 struct Example {
@@ -38,6 +32,7 @@ impl Example {
         let [clients_port, api_port, page_port] = [(); 3].map(|()| free_port());
         let script = Path::new("examples").join(name).join("run.sh");
         let mut child = Command::new(script)
+            .stdin(Stdio::null())
             .env("PATHCAST_BIN", env!("CARGO_BIN_EXE_pathcast"))
             .env("CLIENTS_PORT", clients_port.to_string())
             .env("API_PORT", api_port.to_string())
@@ -59,7 +54,7 @@ impl Example {
 
     /// Waits until this was printed.
     async fn says(&mut self, text: &str) {
-        eventually(text, || {
+        eventually(text, async || {
             let ended = self.child.try_wait().expect("a child can be asked");
             let said = self.said.lock().expect("nobody panics with it");
             assert_eq!(ended, None, "the example ended after:\n{said}");
@@ -69,14 +64,13 @@ impl Example {
     }
 
     async fn open(&self, path: &str) -> Client {
-        let url = format!("ws://127.0.0.1:{}{path}", self.clients_port);
-        let (socket, _) = connect_async(url).await.expect("the path is open");
-        Client(socket)
+        client::open(([127, 0, 0, 1], self.clients_port).into(), path).await
     }
 
     async fn page(&self, file: &str) -> String {
         let url = format!("http://127.0.0.1:{}/{file}", self.page_port);
-        let page = reqwest::get(url).await.expect("the page is served");
+        let http = reqwest::Client::builder().no_proxy().build().expect("a plain client is built");
+        let page = within("a page", http.get(url).send()).await.expect("the page is served");
         assert_eq!(page.status(), 200, "{file}");
         page.text().await.expect("the page is whole")
     }
@@ -84,7 +78,7 @@ impl Example {
     /// What Ctrl-C does, short of the terminal telling the whole group; nothing may be left.
     async fn interrupt(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("it still runs");
-        let status: ExitStatus = eventually("the example's end", || {
+        let status: ExitStatus = eventually("the example's end", async || {
             self.child.try_wait().expect("a child can be asked")
         })
         .await;
@@ -101,30 +95,11 @@ impl Drop for Example {
     }
 }
 
-struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
-
-impl Client {
-    async fn send(&mut self, text: &str) {
-        self.0.send(Message::text(text)).await.expect("the session is open");
-    }
-
-    /// The next message, as JSON.
-    async fn next(&mut self) -> Value {
-        let next = tokio::time::timeout(DEADLINE, self.0.next()).await;
-        let message = next.expect("a message in time").expect("the session stays open");
-        let text = message.expect("the gateway speaks RFC 6455").into_text().expect("text");
-        serde_json::from_str(&text).expect("JSON")
-    }
-}
-
-async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        tokio::time::sleep(POLL_INTERVAL).await;
+/// The next message, as JSON.
+async fn next(client: &mut Client) -> Value {
+    match client.message().await {
+        Heard::Text(text) => serde_json::from_str(&text).expect("JSON"),
+        heard => panic!("{heard:?} instead of a text"),
     }
 }
 
@@ -163,7 +138,7 @@ async fn every_dashboard_sees_the_readings() {
     let mut dashboards = [example.open("/ws/sensors").await, example.open("/ws/sensors").await];
     let mut readings = Vec::new();
     for dashboard in &mut dashboards {
-        let reading = dashboard.next().await;
+        let reading = next(dashboard).await;
         assert_eq!(reading["type"], "sensor_update");
         for figure in ["temperature", "humidity"] {
             assert!(reading[figure].is_number(), "{reading}");
@@ -173,7 +148,7 @@ async fn every_dashboard_sees_the_readings() {
     }
     while readings[0] != readings[1] {
         // The second one came a reading later.
-        readings[0] = dashboards[0].next().await;
+        readings[0] = next(&mut dashboards[0]).await;
     }
     assert!(example.page("sensor-broadcast/").await.contains("/ws/sensors"));
     assert!(example.page("page/connect.js").await.contains("retry_after_ms"));
@@ -187,18 +162,18 @@ async fn an_answer_goes_to_the_asker_alone() {
     let mut asker = example.open("/ws/api").await;
     let mut other = example.open("/ws/api").await;
 
-    asker.send(r#"{"action":"get_status"}"#).await;
-    let status = asker.next().await;
+    asker.writer.text(r#"{"action":"get_status"}"#).await;
+    let status = next(&mut asker).await;
     assert_eq!(status["status"], "online");
     assert!(status["uptime"].is_number() && status["memory"].is_number(), "{status}");
 
-    asker.send("not JSON").await;
-    asker.send(r#"{"action":"hello","price":1}"#).await;
-    let echo = asker.next().await;
+    asker.writer.text("not JSON").await;
+    asker.writer.text(r#"{"action":"hello","price":1}"#).await;
+    let echo = next(&mut asker).await;
     assert_eq!(echo.to_string(), r#"{"action":"hello","price":1}"#);
 
-    other.send(r#"{"action":"me"}"#).await;
-    assert_eq!(other.next().await.to_string(), r#"{"action":"me"}"#);
+    other.writer.text(r#"{"action":"me"}"#).await;
+    assert_eq!(next(&mut other).await.to_string(), r#"{"action":"me"}"#);
     assert!(example.page("request-response/").await.contains("/ws/api"));
     example.interrupt().await;
 }
