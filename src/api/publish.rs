@@ -226,9 +226,9 @@ impl Target {
 
     /// Whether there is something to send on this path.
     pub fn check(&self, msg: &Msg) -> Result<(), Problem> {
-        match msg.content.frame(self.wholemsg) {
-            Some(_) => Ok(()),
-            None => Err(Refusal::Nothing.into()),
+        match msg.content.is_nothing(self.wholemsg) {
+            false => Ok(()),
+            true => Err(Refusal::Nothing.into()),
         }
     }
 }

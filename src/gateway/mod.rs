@@ -115,7 +115,14 @@ impl Gateway {
             let Ok(permit) = permit else { return };
             match accepted {
                 Ok((stream, remote)) => {
-                    lifecycle.spawn(self.clone().connection(stream, remote, permit));
+                    let connection = self.clone().connection(stream, remote, permit);
+                    let closing = lifecycle.closing().clone();
+                    lifecycle.spawn(async move {
+                        tokio::select! {
+                            () = connection => {}
+                            () = closing.cancelled() => {}
+                        }
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -207,14 +214,13 @@ impl Gateway {
                 return Err(Refusal::TooOften);
             }
         }
-        if self.metrics.draining.get() != 0 {
-            return Err(Refusal::Unavailable("this server is leaving; try again"));
-        }
         let attached = Attachment::begin(&self.relay, &path, &configured).await;
         let attachment = attached.map_err(|unattached| {
             Refusal::Unavailable(match unattached {
                 Unattached::Full => "this server is full; try again",
                 Unattached::TooManyPaths => "there are too many paths of this kind; try again",
+                Unattached::Leaving => "this server is leaving; try again",
+                Unattached::Removed => "this path was just removed",
                 Unattached::Broker => "this server cannot reach its broker; try again",
             })
         })?;

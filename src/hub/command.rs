@@ -118,7 +118,7 @@ impl Command {
                 let len = |form: &Option<Bytes>| form.as_ref().map_or(0, Bytes::len);
                 len(&frames.payload) + len(&frames.whole)
             }
-            Command::Unicast { content, .. } => content.len(),
+            Command::Unicast { content, .. } => content.bytes(),
             _ => 0,
         }
     }

@@ -353,29 +353,30 @@ impl Sessions {
     pub fn flush(&mut self, slot: usize) {
         let Some(session) = self.slab.get_mut(slot) else { return };
         let Some(socket) = &mut session.socket else { return };
-        let mut flushed = socket.flush();
-        if let (Ok(()), Some(outbox)) = (&flushed, &mut session.outbox) {
+        let mut flushed = Ok(());
+        if let Some(outbox) = &mut session.outbox {
             let before = outbox.bytes();
             flushed = outbox.flush(socket, self.now_ms);
             self.outbox_bytes -= before - outbox.bytes();
             if outbox.is_empty() {
                 session.outbox = None;
+            } else if flushed.is_ok() {
+                return;
             }
         }
-        match flushed {
+        // TLS may hold what the outbox gave it.
+        match flushed.and_then(|()| socket.flush()) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
             Err(_) => return self.lost(slot),
         }
-        if session.outbox.is_none() {
-            if std::mem::take(&mut session.read_held) {
-                // While nobody read it, its silence meant nothing.
-                session.heard_ms = self.now_ms;
-                self.ready.push(slot);
-            }
-            if session.phase == Phase::Lingering {
-                self.farewell_sent(slot);
-            }
+        if std::mem::take(&mut session.read_held) {
+            // While nobody read it, its silence meant nothing.
+            session.heard_ms = self.now_ms;
+            self.ready.push(slot);
+        }
+        if session.phase == Phase::Lingering {
+            self.farewell_sent(slot);
         }
     }
 
@@ -517,9 +518,9 @@ impl Sessions {
             }
             self.slab[slot].after = after;
             match self.put(slot, &frame::encode_close(close)) {
-                Sent::Written => self.farewell_sent(slot),
-                Sent::Queued | Sent::Gone => {}
+                Sent::Written | Sent::Queued => self.flush(slot),
                 Sent::Full => self.finish(slot),
+                Sent::Gone => {}
             }
         }
     }

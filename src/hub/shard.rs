@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
@@ -30,11 +30,14 @@ pub const WAKER: Token = Token(usize::MAX);
 /// The longest sleep: the watchdog hears from a shard at least this often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Commands taken in one turn, so that a flood of them does not starve the sockets.
-const COMMANDS_MAX: usize = 4096;
+/// How long one turn takes commands, so that a flood of them does not starve the sockets.
+const COMMANDS: Duration = Duration::from_millis(1);
 
-/// Events taken from the kernel in one turn.
-const EVENTS_MAX: usize = 1024;
+/// How often it looks at the clock meanwhile, in commands.
+const CLOCK_COMMANDS: usize = 32;
+
+/// Events taken from the kernel in one turn: each may be a read of a full buffer.
+const EVENTS_MAX: usize = 256;
 
 /// Read in one call: what a busy client sends between two turns, several times over.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -78,17 +81,18 @@ impl Shard {
             self.sessions.tick();
             self.turned_ms.store(self.sessions.now_ms, Ordering::Relaxed);
 
+            let begun = Instant::now();
             let mut next = first.or_else(|| self.post.take());
-            for _ in 0..COMMANDS_MAX {
+            for taken in 1.. {
                 match next {
                     Some(Command::Stop) => return Ok(()),
                     Some(command) => self.obey(command, &mut buffer),
                     None => break,
                 }
+                if taken % CLOCK_COMMANDS == 0 && begun.elapsed() >= COMMANDS {
+                    break;
+                }
                 next = self.post.take();
-            }
-            if let Some(command) = next {
-                self.obey(command, &mut buffer);
             }
 
             for event in &events {

@@ -122,7 +122,7 @@ impl Content {
     }
 
     /// What it holds, in bytes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match &self.0 {
             Form::Text(bytes) | Form::Binary(bytes) => bytes.len(),
             Form::Msg { whole, payload: Payload::Buffer(buffer) } => whole.len() + buffer.len(),
@@ -130,8 +130,14 @@ impl Content {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether there is nothing to send on a path with this `wholemsg`: `frame` would say `None`.
+    pub fn is_nothing(&self, wholemsg: bool) -> bool {
+        !wholemsg
+            && match &self.0 {
+                Form::Text(text) => text.is_empty(),
+                Form::Binary(_) => false,
+                Form::Msg { payload, .. } => *payload == Payload::Nothing,
+            }
     }
 
     /// What goes on the wire on a path with this `wholemsg`; `None`: nothing to send, which happens
@@ -141,8 +147,10 @@ impl Content {
     /// A text frame is UTF-8. Only payload strings with escapes and whole msgs of a lone payload are
     /// made anew; all else shares the memory of the content.
     pub fn frame(&self, wholemsg: bool) -> Option<(Kind, Bytes)> {
+        if self.is_nothing(wholemsg) {
+            return None;
+        }
         let frame = match (&self.0, wholemsg) {
-            (Form::Text(text), false) if text.is_empty() => return None,
             (Form::Text(text), false) => (Kind::Text, text.clone()),
             (Form::Binary(bytes), false) => (Kind::Binary, bytes.clone()),
             (Form::Text(text), true) => (Kind::Text, text_msg(utf8(text)).into()),

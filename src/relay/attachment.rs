@@ -24,6 +24,10 @@ pub enum Unattached {
     Full,
     #[error("this pod holds as many paths of that pattern as it may")]
     TooManyPaths,
+    #[error("this pod is leaving")]
+    Leaving,
+    #[error("the path was removed meanwhile")]
+    Removed,
     #[error("the broker did not answer")]
     Broker,
 }
@@ -48,6 +52,14 @@ impl Attachment {
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
         let attachment = Attachment { relay: relay.clone(), id, is_open: false };
+        // Looked at only now: whoever changes one of these sweeps the sessions afterwards, so
+        // either it is seen here, or the sweep finds the session in its place.
+        if relay.metrics.draining.get() != 0 {
+            return Err(Unattached::Leaving);
+        }
+        if relay.paths.load().named(configured.pattern.text()).is_none() {
+            return Err(Unattached::Removed);
+        }
         let subscribed = relay.broker.subscribe(path);
         match tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await {
             Ok(Ok(())) => {}
