@@ -1,5 +1,7 @@
 //! Logs, to standard error: standard output belongs to what a person asked for.
 
+use std::io::IsTerminal;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -22,7 +24,10 @@ pub enum Format {
 /// From now on, logs go out.
 pub fn init(config: &Config) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(&config.level)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // Fails only where a test has begun to log before.
     let _ = match config.format {
         Format::Human => logs.with_target(false).try_init(),

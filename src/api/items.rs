@@ -158,7 +158,7 @@ impl Items for Lines {
 /// An item whose msg is larger than one may be.
 pub fn too_big(msg_bytes_max: usize) -> Problem {
     let detail = format!(
-        "the msg is larger than {msg_bytes_max} bytes: make it smaller, or raise [api] \
+        "the msg is larger than {msg_bytes_max} bytes: make it smaller, or raise [limits] \
          publish_bytes_max"
     );
     Problem::new(Kind::TooBig, detail)

@@ -183,7 +183,6 @@ impl Gateway {
             .header_read_timeout(self.config.handshake_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
-            .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
             .await
@@ -248,6 +247,8 @@ fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
     *response.status_mut() = refusal.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    // One request per connection. Only here: a 101 says `Connection: upgrade` and nothing else.
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     match refusal.status() {
         StatusCode::UPGRADE_REQUIRED => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

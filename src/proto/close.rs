@@ -13,7 +13,7 @@ pub struct Close {
     pub reason: String,
 }
 
-/// Why a session ended, as its `disconnect` event tells (DESIGN 3.4).
+/// Why a session ended, as its `disconnect` event tells (docs/events.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     Client,
@@ -53,7 +53,7 @@ pub fn is_receivable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Whether a publisher may end a session with this code (DESIGN 3.2).
+/// Whether a publisher may end a session with this code (docs/api.md).
 pub fn is_kickable(code: u16) -> bool {
     matches!(code, 1000 | 1008 | 4000..=4999)
 }

@@ -1,4 +1,4 @@
-//! Which paths a key may touch: globs over configured or concrete paths (DESIGN 3.2).
+//! Which paths a key may touch: globs over configured or concrete paths (docs/api.md).
 
 use std::sync::Arc;
 

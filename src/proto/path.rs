@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// The longest path a client may open, in bytes. Longer ones are unknown (404) before any look-up.
 pub const PATH_BYTES_MAX: usize = 1024;
 
-/// The longest value of one `{segment}`, in bytes (DESIGN 3.1).
+/// The longest value of one `{segment}`, in bytes (docs/clients.md).
 pub const SEGMENT_BYTES_MAX: usize = 128;
 
 /// A concrete path: starts with `/`, has no query, fragment, space or control character.
@@ -56,7 +56,7 @@ pub fn check(text: &str) -> Result<(), Invalid> {
 }
 
 /// Whether a text may stand for a `{segment}`: 1–128 characters of `A–Z a–z 0–9 . _ ~ -` or
-/// percent-triplets (DESIGN 3.1).
+/// percent-triplets (docs/clients.md).
 pub fn is_segment(text: &str) -> bool {
     let bytes = text.as_bytes();
     if bytes.is_empty() || bytes.len() > SEGMENT_BYTES_MAX {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::proto::path;
 use crate::proto::path::Path;
 
-/// One configured path with its settings (DESIGN 3.6).
+/// One configured path with its settings (docs/configuration.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configured {
     pub pattern: Pattern,
@@ -31,7 +31,7 @@ pub struct Configured {
     pub concrete_paths_max: usize,
 }
 
-/// Which `Origin`s may open a path (DESIGN 3.6). A missing `Origin` is always allowed: it is no
+/// Which `Origin`s may open a path (docs/configuration.md). A missing `Origin` is always allowed: it is no
 /// browser, and could claim any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
@@ -176,7 +176,7 @@ impl Paths {
 }
 
 impl Configured {
-    /// A configured path with the default settings (DESIGN 3.6).
+    /// A configured path with the default settings (docs/configuration.md).
     pub fn new(pattern: Pattern) -> Configured {
         Configured {
             pattern,

@@ -4,8 +4,7 @@
 //! Nothing here knows the gateway's code: it speaks bytes, HTTP and signals, so that the tests
 //! read as a stranger's programs would. Every wait ends, with the awaited thing in its message.
 
-// Each test file compiles its own copy of this module and uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file compiles its own copy and uses a part of it")]
 
 pub mod client;
 pub mod events;

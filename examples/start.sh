@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# What both examples do: start the gateway with the example's pathcast.toml, serve its page, run its
+# script, say what to open, and stop all of it on Ctrl-C.
+#
+#   start.sh EXAMPLE SCRIPT CLIENTS_PORT API_PORT PAGE_PORT
+#
+# The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PATHCAST_BIN names a
+# gateway that is built already; without it cargo builds one.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+example=$1 script=$2
+clients_port=${CLIENTS_PORT:-$3} api_port=${API_PORT:-$4} page_port=${PAGE_PORT:-$5}
+export PATHCAST__CLIENTS__LISTEN=127.0.0.1:$clients_port
+export PATHCAST__API__LISTEN=127.0.0.1:$api_port
+export PATHCAST__LOG__LEVEL=${PATHCAST__LOG__LEVEL:-warn}
+
+# Started with `&` by a script, a program ignores Ctrl-C; so this script passes it on, as TERM.
+stop() {
+  trap - EXIT INT TERM
+  local left
+  left=$(jobs -p)
+  [ -z "$left" ] || kill $left 2>/dev/null || true
+  wait
+}
+trap stop EXIT
+trap 'exit 0' INT TERM
+
+if [ -n "${PATHCAST_BIN:-}" ]; then
+  gateway=("$PATHCAST_BIN")
+else
+  cargo build --release
+  gateway=(cargo run --release --quiet --)
+fi
+
+"${gateway[@]}" --config "$example/pathcast.toml" &
+until (exec 3<>"/dev/tcp/127.0.0.1/$api_port") 2>/dev/null; do
+  kill -0 $! 2>/dev/null || { echo "the gateway did not start" >&2; exit 1; }
+  sleep 0.1
+done
+python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
+python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
+
+page=http://127.0.0.1:$page_port/$example/
+[ "$clients_port" = "$3" ] || page+="?port=$clients_port"
+printf '\n  Open %s   (Ctrl-C ends everything)\n\n' "$page"
+
+# They all run until somebody says stop; one that ends by itself has failed.
+wait -n || true
+echo "a part of the example ended; stopping the rest" >&2
+exit 1

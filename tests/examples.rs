@@ -1,0 +1,179 @@
+//! The examples do what they say, started and stopped as a reader would.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
+use support::client::{self, Client, Heard};
+use support::wait::{eventually, within};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A running example, in a process group of its own.
+struct Example {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    clients_port: u16,
+    page_port: u16,
+}
+
+impl Example {
+    async fn start(name: &str) -> Example {
+        // A signal that is ignored stays so in children, where no script can undo it; one that is
+        // listened to does not. So this test may itself run in the background of a script.
+        let _listening = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
+        let [clients_port, api_port, page_port] = [(); 3].map(|()| free_port());
+        let script = Path::new("examples").join(name).join("run.sh");
+        let mut child = Command::new(script)
+            .stdin(Stdio::null())
+            .env("PATHCAST_BIN", env!("CARGO_BIN_EXE_pathcast"))
+            .env("CLIENTS_PORT", clients_port.to_string())
+            .env("API_PORT", api_port.to_string())
+            .env("PAGE_PORT", page_port.to_string())
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the script starts");
+        let said = Arc::new(Mutex::new(String::new()));
+        let out = BufReader::new(child.stdout.take().expect("it is piped"));
+        let heard = said.clone();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                *heard.lock().expect("nobody panics with it") += &(line + "\n");
+            }
+        });
+        Example { child, said, clients_port, page_port }
+    }
+
+    /// Waits until this was printed.
+    async fn says(&mut self, text: &str) {
+        eventually(text, async || {
+            let ended = self.child.try_wait().expect("a child can be asked");
+            let said = self.said.lock().expect("nobody panics with it");
+            assert_eq!(ended, None, "the example ended after:\n{said}");
+            said.contains(text).then_some(())
+        })
+        .await;
+    }
+
+    async fn open(&self, path: &str) -> Client {
+        client::open(([127, 0, 0, 1], self.clients_port).into(), path).await
+    }
+
+    async fn page(&self, file: &str) -> String {
+        let url = format!("http://127.0.0.1:{}/{file}", self.page_port);
+        let http = reqwest::Client::builder().no_proxy().build().expect("a plain client is built");
+        let page = within("a page", http.get(url).send()).await.expect("the page is served");
+        assert_eq!(page.status(), 200, "{file}");
+        page.text().await.expect("the page is whole")
+    }
+
+    /// What Ctrl-C does, short of the terminal telling the whole group; nothing may be left.
+    async fn interrupt(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("it still runs");
+        let status: ExitStatus = eventually("the example's end", async || {
+            self.child.try_wait().expect("a child can be asked")
+        })
+        .await;
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(processes_of_group(self.child.id()), Vec::<String>::new());
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // After a test that passed there is nobody to kill.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// The next message, as JSON.
+async fn next(client: &mut Client) -> Value {
+    match client.message().await {
+        Heard::Text(text) => serde_json::from_str(&text).expect("JSON"),
+        heard => panic!("{heard:?} instead of a text"),
+    }
+}
+
+/// Below the ports that the system gives out by itself, so that no other test gets it meanwhile.
+fn free_port() -> u16 {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let own = 10_000 + (std::process::id() % 2_000) as u16 * 10;
+    loop {
+        let port = own + TRIED.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 32_000, "no port is free");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The command lines of the processes in a group.
+fn processes_of_group(group: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
+        let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { continue };
+        // The name stands in parentheses and may hold any character; after it come state, parent
+        // and group.
+        let Some((_, fields)) = stat.rsplit_once(") ") else { continue };
+        if fields.split(' ').nth(2) == Some(&group.to_string()) {
+            found.push(stat);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn every_dashboard_sees_the_readings() {
+    let mut example = Example::start("sensor-broadcast").await;
+    example.says("Open http://127.0.0.1:").await;
+    let mut dashboards = [example.open("/ws/sensors").await, example.open("/ws/sensors").await];
+    let mut readings = Vec::new();
+    for dashboard in &mut dashboards {
+        let reading = next(dashboard).await;
+        assert_eq!(reading["type"], "sensor_update");
+        for figure in ["temperature", "humidity"] {
+            assert!(reading[figure].is_number(), "{reading}");
+        }
+        assert!(reading["timestamp"].is_string(), "{reading}");
+        readings.push(reading);
+    }
+    while readings[0] != readings[1] {
+        // The second one came a reading later.
+        readings[0] = next(&mut dashboards[0]).await;
+    }
+    assert!(example.page("sensor-broadcast/").await.contains("/ws/sensors"));
+    assert!(example.page("page/connect.js").await.contains("retry_after_ms"));
+    example.interrupt().await;
+}
+
+#[tokio::test]
+async fn an_answer_goes_to_the_asker_alone() {
+    let mut example = Example::start("request-response").await;
+    example.says("listening to /ws/api").await;
+    let mut asker = example.open("/ws/api").await;
+    let mut other = example.open("/ws/api").await;
+
+    asker.writer.text(r#"{"action":"get_status"}"#).await;
+    let status = next(&mut asker).await;
+    assert_eq!(status["status"], "online");
+    assert!(status["uptime"].is_number() && status["memory"].is_number(), "{status}");
+
+    asker.writer.text("not JSON").await;
+    asker.writer.text(r#"{"action":"hello","price":1}"#).await;
+    let echo = next(&mut asker).await;
+    assert_eq!(echo.to_string(), r#"{"action":"hello","price":1}"#);
+
+    other.writer.text(r#"{"action":"me"}"#).await;
+    assert_eq!(next(&mut other).await.to_string(), r#"{"action":"me"}"#);
+    assert!(example.page("request-response/").await.contains("/ws/api"));
+    example.interrupt().await;
+}
