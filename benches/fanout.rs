@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
-use hdrhistogram::Histogram;
 
 use crate::load::clock::Clock;
 use crate::load::crowd::Crowd;
 use crate::load::gateway::{CROWD, Gateway, Setup};
+use crate::load::latency::Latency;
 use crate::load::machine::{self, Split};
 use crate::load::probe::Probe;
 use crate::load::publisher::Publisher;
-use crate::load::report::{Report, grouped, micros_each, quantiles};
+use crate::load::report::{Report, grouped, micros_each};
 use crate::load::saturation::{Measured, Saturation};
 use crate::load::stamp::Stamp;
 use crate::load::{frames, paced};
@@ -155,7 +155,7 @@ impl Bench {
         let what = format!("paced, {} clients: ", grouped(clients as f64));
         let settings = self.settings(&format!("20 messages/s, {bytes} B, {count} messages"));
         let report = &mut self.report;
-        report.add(format!("{what}publish to frame read"), quantiles(&measured.latency), &settings);
+        report.add(format!("{what}publish to frame read"), measured.latency.to_string(), &settings);
         let (cpu, load_cpu) = (measured.cpu, measured.load_cpu);
         let each = micros_each(cpu, measured.deliveries);
         let load_each = micros_each(load_cpu, measured.deliveries);
@@ -199,9 +199,9 @@ impl Bench {
             let crowd = grouped(clients as f64);
             let settings = format!("100 unicasts/s, {crowd} clients on another path{settings}");
             let settings = self.settings(&settings);
-            let mut tell = |what: &str, histogram: &Histogram<u64>| {
+            let mut tell = |what: &str, latency: &Latency| {
                 let what = format!("unicast {when}: request to {what}");
-                self.report.add(what, quantiles(histogram), &settings);
+                self.report.add(what, latency.to_string(), &settings);
             };
             tell("200", &latencies.answered);
             tell("frame read", &latencies.arrived);

@@ -9,6 +9,7 @@ pub mod crowd;
 pub mod descriptors;
 pub mod frames;
 pub mod gateway;
+pub mod latency;
 pub mod machine;
 pub mod paced;
 pub mod probe;

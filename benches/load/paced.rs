@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hdrhistogram::Histogram;
 
 use crate::load::clock::Clock;
 use crate::load::crowd::Crowd;
 use crate::load::gateway::{CROWD, Gateway};
-use crate::load::probe::histogram;
+use crate::load::latency::Latency;
 use crate::load::process::Process;
 use crate::load::publisher::Publisher;
 use crate::load::stamp::Stamp;
@@ -20,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
 pub struct Measured {
-    /// From the request to the frame at each client, in nanoseconds.
-    pub latency: Histogram<u64>,
+    /// From the request to the frame at each client.
+    pub latency: Latency,
     pub deliveries: u64,
     pub cpu: Duration,
     pub load_cpu: Duration,
@@ -37,7 +36,7 @@ pub fn run(
 ) -> anyhow::Result<Measured> {
     let clock = Clock::start();
     let mut publisher = Publisher::connect(gateway.api)?;
-    let mut latency = histogram()?;
+    let mut latency = Latency::new();
     let mut message = Vec::new();
     let target = format!("/v1/publish{CROWD}");
     let before = crowd.tally.messages;
@@ -59,7 +58,7 @@ pub fn run(
         }
         let wait = due.saturating_duration_since(Instant::now()).min(WAIT_MAX);
         crowd.turn(wait, |stamp| {
-            latency.saturating_record(clock.now_ns().saturating_sub(stamp.sent_ns));
+            latency.record(clock.now_ns().saturating_sub(stamp.sent_ns));
         })?;
         crowd.check()?;
         publisher.expect(202)?;

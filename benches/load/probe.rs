@@ -11,12 +11,12 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure};
-use hdrhistogram::Histogram;
 
 use crate::load::client::{check_answer, handshake, head_end};
 use crate::load::clock::Clock;
 use crate::load::frames::{Frame, Walk};
 use crate::load::gateway::{ASIDE, Gateway};
+use crate::load::latency::Latency;
 use crate::load::publisher::Publisher;
 use crate::load::sequence::{Arrival, Sequence};
 use crate::load::stamp::Stamp;
@@ -43,12 +43,11 @@ pub struct Probe {
     next: u64,
 }
 
-/// In nanoseconds; what a late answer kept from being asked is counted in.
 pub struct Latencies {
     /// From the request to its 200.
-    pub answered: Histogram<u64>,
+    pub answered: Latency,
     /// From the request to the frame at the client.
-    pub arrived: Histogram<u64>,
+    pub arrived: Latency,
 }
 
 impl Probe {
@@ -71,13 +70,12 @@ impl Probe {
         check_answer(&answer[..end])?;
         stream.set_read_timeout(Some(GLANCE))?;
         // The session may become visible a moment after its 101.
+        let until = Instant::now() + PATIENCE;
         let target = loop {
             match gateway.session(ASIDE) {
                 Ok(id) => break format!("/v1/publish{ASIDE}?session={id}"),
-                Err(_) if gateway.metric("pathcast_draining")? == 0.0 => {
-                    sleep(Duration::from_millis(5));
-                }
-                Err(error) => return Err(error),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => sleep(Duration::from_millis(5)),
             }
         };
         Ok(Probe {
@@ -120,9 +118,8 @@ impl Probe {
     }
 
     /// Reads until the message before `end` is there.
-    fn listen(&mut self, interval: Duration, end: &AtomicU64) -> anyhow::Result<Histogram<u64>> {
-        let mut histogram = histogram()?;
-        let interval_ns = u64::try_from(interval.as_nanos())?;
+    fn listen(&mut self, interval: Duration, end: &AtomicU64) -> anyhow::Result<Latency> {
+        let mut latency = Latency::new();
         let mut got = self.next;
         let mut buffer = [0; 16 * 1024];
         let mut quiet_since = Instant::now();
@@ -144,7 +141,7 @@ impl Probe {
                 Frame::Message { stamp, .. } => {
                     got += 1;
                     let taken_ns = now_ns.saturating_sub(stamp.sent_ns);
-                    record(&mut histogram, taken_ns, interval_ns);
+                    latency.record_paced(taken_ns, interval);
                     if sequence.take(stamp.seq) != Arrival::InOrder {
                         fault = Some(format!("message {} out of order", stamp.seq));
                     }
@@ -156,7 +153,7 @@ impl Probe {
                 bail!("probe: {fault}");
             }
         }
-        Ok(histogram)
+        Ok(latency)
     }
 }
 
@@ -172,16 +169,15 @@ struct Ask {
 }
 
 impl Ask {
-    fn run(mut self, interval: Duration, span: Duration) -> anyhow::Result<Histogram<u64>> {
+    fn run(mut self, interval: Duration, span: Duration) -> anyhow::Result<Latency> {
         let outcome = self.send(interval, span);
         self.end.store(self.next, Ordering::Release);
         outcome
     }
 
-    fn send(&mut self, interval: Duration, span: Duration) -> anyhow::Result<Histogram<u64>> {
-        let mut histogram = histogram()?;
+    fn send(&mut self, interval: Duration, span: Duration) -> anyhow::Result<Latency> {
+        let mut latency = Latency::new();
         let mut message = Vec::new();
-        let interval_ns = u64::try_from(interval.as_nanos())?;
         let begun = Instant::now();
         let mut due = begun;
         while begun.elapsed() < span {
@@ -191,22 +187,9 @@ impl Ask {
             self.publisher.begin(&self.target, &message)?;
             self.publisher.answer()?.check(200)?;
             self.next += 1;
-            record(&mut histogram, self.clock.now_ns() - sent_ns, interval_ns);
+            latency.record_paced(self.clock.now_ns() - sent_ns, interval);
             due = (due + interval).max(Instant::now());
         }
-        Ok(histogram)
-    }
-}
-
-/// From a microsecond to a minute, three digits.
-pub fn histogram() -> anyhow::Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1_000, 60_000_000_000, 3)?)
-}
-
-/// A time longer than the interval kept others from being taken: they are added as they would have
-/// been.
-fn record(histogram: &mut Histogram<u64>, taken_ns: u64, interval_ns: u64) {
-    if histogram.record_correct(taken_ns, interval_ns).is_err() {
-        histogram.saturating_record(taken_ns);
+        Ok(latency)
     }
 }

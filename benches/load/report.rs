@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 #[derive(Debug, Default)]
 pub struct Report {
     rows: Vec<[String; 3]>,
@@ -31,19 +29,6 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-/// Of nanoseconds, shown in milliseconds.
-pub fn quantiles(histogram: &Histogram<u64>) -> String {
-    let ms = |ns: u64| ns as f64 / 1e6;
-    let at = |quantile| ms(histogram.value_at_quantile(quantile));
-    format!(
-        "p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms",
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        ms(histogram.max())
-    )
 }
 
 /// So much for each of `count`, in microseconds.
