@@ -328,13 +328,17 @@ impl Bench {
         );
         let each = micros_each(measured.cpu, measured.deliveries);
         let load_each = micros_each(measured.load_cpu, measured.deliveries);
-        let busy = |cpu: Duration| 100.0 * cpu.as_secs_f64() / seconds;
-        let figure = format!(
-            "{each:.3} µs (load: {load_each:.3}); busy {:.0} % (load: {:.0} %)",
-            busy(measured.cpu),
-            busy(measured.load_cpu)
-        );
+        let share = |time: Duration| 100.0 * time.as_secs_f64() / seconds;
+        let figure = format!("{each:.3} µs (load: {load_each:.3})");
         report.add(format!("{what}gateway CPU per delivery"), figure, &settings);
+        let figure = format!(
+            "{:.0} %, waiting {:.0} % (load: {:.0} %, {:.0} %)",
+            share(measured.cpu),
+            share(measured.waited),
+            share(measured.load_cpu),
+            share(measured.load_waited)
+        );
+        report.add(format!("{what}gateway busy with one processor"), figure, &settings);
         let frames = format!("{:.1}", measured.frames_per_write(clients, shards));
         report.add(format!("{what}frames per write"), frames, &settings);
         self.tell_faults(&what, crowd, &settings)

@@ -59,7 +59,7 @@ impl Client {
     /// Connects from `source` and asks for `path`.
     pub fn ask(source: SocketAddr, server: SocketAddr, path: &str) -> anyhow::Result<Client> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&source.into())?;
+        socket.bind(&source.into()).with_context(|| format!("no port of {source} is free"))?;
         socket.connect_timeout(&server.into(), CONNECT_TIMEOUT).context("cannot connect")?;
         socket.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(socket.into());

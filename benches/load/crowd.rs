@@ -1,7 +1,7 @@
 //! Many clients on one thread: connected with a bound on handshakes in flight, read in turns.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -9,15 +9,14 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::load::client::{Client, Tally};
 use crate::load::descriptors;
+use crate::load::frames;
+use crate::load::source;
 use crate::load::stamp::Stamp;
 
 /// More than a client is ever sent between two turns, so that one read drains a socket.
 const BUFFER_BYTES: usize = 512 * 1024;
 
 const EVENTS_MAX: usize = 1024;
-
-/// Sockets of one source address: it has some 28,000 ports towards one server.
-const SOCKETS_PER_SOURCE: usize = 10_000;
 
 /// How long a crowd may take to come or go without one client getting further.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -73,9 +72,7 @@ impl Crowd {
 
     fn begin(&mut self, path: &str) -> anyhow::Result<()> {
         let number = self.clients.len();
-        let host = u8::try_from(1 + number / SOCKETS_PER_SOURCE)?;
-        let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
-        let mut client = Client::ask(source, self.server, path)?;
+        let mut client = Client::ask(source::next(), self.server, path)?;
         self.poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
         self.clients.push(client);
         Ok(())
@@ -132,7 +129,7 @@ impl Crowd {
 
     /// Closes every client in good order, and forgets them.
     pub fn leave(&mut self) -> anyhow::Result<()> {
-        self.say(&crate::load::frames::close())?;
+        self.say(&frames::close())?;
         let mut progress = Progress::start();
         while self.tally.closed < self.clients.len() {
             let (closed, all) = (self.tally.closed, self.clients.len());

@@ -18,5 +18,6 @@ pub mod publisher;
 pub mod report;
 pub mod saturation;
 pub mod sequence;
+pub mod source;
 pub mod stamp;
 pub mod window;

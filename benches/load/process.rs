@@ -36,6 +36,19 @@ impl Process {
         Ok(TICK * (next()? + next()?))
     }
 
+    /// How long its threads, taken together, were ready to run and had to wait for a processor: for
+    /// each other, or for what else the machine does. Threads that have ended count no more.
+    pub fn waited(self) -> anyhow::Result<Duration> {
+        let mut waited_ns = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            // One that ends meanwhile has nothing to tell.
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let waited = text.split_whitespace().nth(1).context("schedstat is short")?;
+            waited_ns += waited.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(waited_ns))
+    }
+
     pub fn memory(self) -> anyhow::Result<Memory> {
         let rss_kib = kib(&self.read("status")?, "VmRSS:")?;
         let private_kib = kib(&self.read("smaps_rollup")?, "Private_Dirty:")?;

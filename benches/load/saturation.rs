@@ -38,6 +38,9 @@ pub struct Measured {
     pub cpu: Duration,
     /// Of the load itself.
     pub load_cpu: Duration,
+    /// How long the gateway and the load were kept waiting for a processor.
+    pub waited: Duration,
+    pub load_waited: Duration,
     /// Rounds of all rooms: `deliveries` by the clients by this is frames per write.
     pub rounds: f64,
 }
@@ -48,6 +51,8 @@ struct Mark {
     deliveries: u64,
     cpu: Duration,
     load_cpu: Duration,
+    waited: Duration,
+    load_waited: Duration,
     rounds: f64,
 }
 
@@ -94,6 +99,8 @@ impl<'a> Saturation<'a> {
             deliveries: to.deliveries - from.deliveries,
             cpu: to.cpu - from.cpu,
             load_cpu: to.load_cpu - from.load_cpu,
+            waited: to.waited.saturating_sub(from.waited),
+            load_waited: to.load_waited.saturating_sub(from.load_waited),
             rounds: to.rounds - from.rounds,
         })
     }
@@ -135,6 +142,8 @@ impl<'a> Saturation<'a> {
             deliveries: crowd.tally.messages,
             cpu: self.gateway.process.cpu()?,
             load_cpu: Process::own().cpu()?,
+            waited: self.gateway.process.waited()?,
+            load_waited: Process::own().waited()?,
             rounds: self.gateway.metric("pathcast_fanout_seconds_count")?,
         })
     }
