@@ -4,14 +4,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 use crate::api;
 use crate::backend::sse::Sse;
@@ -29,6 +26,7 @@ use crate::proto::session_id::PodId;
 use crate::relay::ears::Ears;
 use crate::relay::local::Local;
 use crate::relay::{Parts, Relay};
+use crate::watch::Changes;
 
 /// Handshakes that wait to be accepted: a pod that lost a peer gets its clients all at once.
 const BACKLOG: i32 = 4096;
@@ -38,9 +36,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How often leaving looks whether the last session has gone.
 const LEAVE_POLL: Duration = Duration::from_millis(10);
-
-/// A file that is being written changes several times; it is read when it has been quiet so long.
-const CHANGE_QUIET: Duration = Duration::from_millis(300);
 
 /// A running gateway.
 pub struct App {
@@ -61,7 +56,7 @@ pub enum Error {
     #[error("cannot listen on {0} for {1}: {2}")]
     Listen(SocketAddr, &'static str, io::Error),
     #[error("cannot use the certificate: {0}")]
-    Tls(#[from] tls::Unusable),
+    Tls(tls::Unusable),
     #[error("cannot start the shards: {0}")]
     Shards(io::Error),
     #[error("cannot make an id for this pod: {0}")]
@@ -108,7 +103,8 @@ impl App {
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;
         let door = api::State::new(settings.api, relay.clone(), metrics.clone(), lifecycle.clone());
         lifecycle.spawn(api::serve(api_listener, door));
-        let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)?;
+        let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)
+            .map_err(Error::Tls)?;
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
@@ -137,13 +133,9 @@ impl App {
         }
     }
 
-    /// Tells when the configuration file has changed. Without a file it never does.
-    pub fn changes(&self) -> mpsc::Receiver<()> {
-        let (changed, changes) = mpsc::channel(1);
-        if let Some(file) = self.source.path.clone() {
-            self.lifecycle.spawn(watch(file, changed, self.lifecycle.clone()));
-        }
-        changes
+    /// The changes of the configuration file. Without a file there are none.
+    pub fn changes(&self) -> Changes {
+        Changes::of(self.source.path.clone().into_iter().collect())
     }
 
     /// Leaves in good order: nothing new comes in, every session is told 1012 with a time to come
@@ -188,41 +180,4 @@ fn listen(address: SocketAddr, whom: &'static str) -> Result<(TcpListener, Socke
         Ok((listener, address))
     };
     listen().map_err(|error| Error::Listen(address, whom, error))
-}
-
-/// Watches the file's folder, for a file is often replaced rather than written: by editors, and by
-/// Kubernetes, which turns a link.
-async fn watch(file: PathBuf, changed: mpsc::Sender<()>, lifecycle: Lifecycle) {
-    let (stirred, mut stirs) = mpsc::channel(1);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            // One that waits is enough.
-            let _ = stirred.try_send(());
-        }
-    });
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let mut watcher = match watcher {
-        Ok(watcher) => watcher,
-        Err(error) => return tracing::warn!(%error, "cannot watch the configuration; SIGHUP works"),
-    };
-    if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
-        return tracing::warn!(%error, "cannot watch the configuration; SIGHUP works");
-    }
-    let mut text = tokio::fs::read(&file).await.ok();
-    loop {
-        tokio::select! {
-            stir = stirs.recv() => if stir.is_none() { return },
-            () = lifecycle.draining().cancelled() => return,
-        }
-        tokio::time::sleep(CHANGE_QUIET).await;
-        let now = tokio::fs::read(&file).await.ok();
-        if now.is_some() && now != text {
-            text = now;
-            // One that waits is enough.
-            let _ = changed.try_send(());
-        }
-    }
 }

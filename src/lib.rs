@@ -19,7 +19,8 @@
 //! | 2 | [`hub`] | this pod's sessions: shards, rooms, outboxes, the fan-out |
 //! | 2 | [`broker`] | the way to all pods |
 //! | 2 | [`backend`] | the applications that hear clients |
-//! | 1 | [`lifecycle`], [`metrics`], [`trace`] | coming and going; what is counted; what is logged |
+//! | 1 | [`lifecycle`], [`watch`] | coming and going; files that change |
+//! | 1 | [`metrics`], [`trace`] | what is counted; what is logged |
 //! | 0 | [`proto`] | the rules: pure values in, actions out |
 //!
 //! # The way of a message
@@ -47,3 +48,4 @@ pub mod metrics;
 pub mod proto;
 pub mod relay;
 pub mod trace;
+pub mod watch;

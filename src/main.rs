@@ -57,7 +57,7 @@ async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
                 Wish::Reload => app.reload(),
                 Wish::Leave => break,
             },
-            Some(()) = changes.recv() => app.reload(),
+            () = changes.next() => app.reload(),
         }
     }
     let hurry = async { while signals.next().await != Wish::Leave {} };

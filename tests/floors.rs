@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("lifecycle", 1),
     ("metrics", 1),
     ("trace", 1),
+    ("watch", 1),
     ("hub", 2),
     ("broker", 2),
     ("backend", 2),
@@ -48,6 +49,7 @@ const FENCED: &[(&str, &str)] = &[
     ("prometheus::", "metrics"),
     ("fastwebsockets::", "gateway"),
     ("redis::", "broker"),
+    ("notify::", "watch"),
 ];
 
 struct File {

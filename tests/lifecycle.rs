@@ -120,11 +120,8 @@ async fn a_reload_opens_and_closes_paths_and_disturbs_nobody_else() {
     let refused = ask(gateway.clients, &Request::upgrade("/ws/comes")).await;
     assert_eq!(refused.err().map(|answer| answer.status), Some(404));
 
-    // Put in place at once, as an editor or a ConfigMap does.
-    let next = gateway.config_file.with_extension("next");
     // The doors' ports are the kernel's choice: reloading must not move them.
-    std::fs::write(&next, config(&["/ws/stays", "/ws/comes"])).expect("a file can be written");
-    std::fs::rename(&next, &gateway.config_file).expect("a file can be renamed");
+    gateway.replace_config(&config(&["/ws/stays", "/ws/comes"]));
     gateway.signal(Signal::HUP);
 
     assert_eq!(going.closing().await.close_code(), Some(1001));
@@ -147,9 +144,7 @@ async fn a_reload_opens_and_closes_paths_and_disturbs_nobody_else() {
 async fn a_broken_reload_changes_nothing() {
     let mut gateway = Gateway::start_whole(&config(&["/ws"]), &[]).await;
     let mut client = gateway.open("/ws").await;
-    let next = gateway.config_file.with_extension("next");
-    std::fs::write(&next, "[[path]]\npath = 7\n").expect("a file can be written");
-    std::fs::rename(&next, &gateway.config_file).expect("a file can be renamed");
+    gateway.replace_config("[[path]]\npath = 7\n");
     gateway.signal(Signal::HUP);
     eventually("a word in the log about the bad settings", async || {
         gateway.log().contains("pathcast.toml:2").then_some(())

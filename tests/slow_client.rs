@@ -7,10 +7,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde_json::json;
-use support::client::{Client, Heard, Request, ask_on};
+use support::client::{Client, Heard, Request, ask_on, connect_narrow};
 use support::gateway::{Gateway, Said};
-use support::wait::{DEADLINE, poll_pause, within};
-use tokio::net::TcpSocket;
+use support::wait::{DEADLINE, poll_pause};
 
 /// Small enough to be reached soon.
 const OUTBOX_BYTES_MAX: usize = 256 * 1024;
@@ -32,11 +31,8 @@ async fn start(slow_after: &str) -> Gateway {
     .await
 }
 
-/// A client whose kernel takes little on its behalf.
 async fn open_narrow(addr: SocketAddr, path: &str) -> Client {
-    let socket = TcpSocket::new_v4().expect("a socket can be made");
-    socket.set_recv_buffer_size(4096).expect("a new socket takes options");
-    let socket = within("connect", socket.connect(addr)).await.expect("the door listens");
+    let socket = connect_narrow(addr).await;
     ask_on(socket, &Request::upgrade(path)).await.expect("the path is open")
 }
 

@@ -1,13 +1,10 @@
 //! The certificate of the clients' listener, read again when its files change.
 //!
-//! Reading and parsing happen on a timer of their own, never in a handshake. Files that cannot be
+//! Reading and parsing happen in a task of their own, never in a handshake. Files that cannot be
 //! used leave the certificate that is in use where it is, and say so.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::pem::PemObject;
@@ -18,10 +15,7 @@ use tokio_rustls::rustls::crypto::ring;
 
 use crate::gateway::Tls;
 use crate::lifecycle::Lifecycle;
-
-/// How often the files' times are looked at. A secret that Kubernetes renews shows after about a
-/// minute anyway.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+use crate::watch::Changes;
 
 #[derive(Clone)]
 pub struct Certificate {
@@ -33,28 +27,25 @@ pub struct Certificate {
 pub enum Unusable {
     #[error("cannot read {0}: {1}")]
     Pem(String, rustls_pki_types::pem::Error),
-    #[error("certificate and key do not fit together: {0}")]
-    Pair(#[from] tokio_rustls::rustls::Error),
+    #[error("there is no certificate in {0}")]
+    Empty(String),
+    #[error("the certificate in {0} and the key in {1} do not fit together: {2}")]
+    Pair(String, String, tokio_rustls::rustls::Error),
 }
 
 impl Certificate {
-    /// Reads the files once, then watches them until the pod closes.
+    /// Reads the files once, then watches them until the pod drains.
     pub fn watch(files: Tls, lifecycle: &Lifecycle) -> Result<Certificate, Unusable> {
-        let mut times = times(&files);
+        let mut changes = Changes::of(vec![files.cert.clone(), files.key.clone()]);
         let current = Arc::new(ArcSwap::from_pointee(load(&files)?));
         let certificate = Certificate { current: current.clone() };
-        let closing = lifecycle.closing().clone();
+        let draining = lifecycle.draining().clone();
         lifecycle.spawn(async move {
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                    () = closing.cancelled() => return,
+                    () = changes.next() => {}
+                    () = draining.cancelled() => return,
                 }
-                let now = self::times(&files);
-                if now == times {
-                    continue;
-                }
-                times = now;
                 match load(&files) {
                     Ok(config) => {
                         current.store(Arc::new(config));
@@ -79,17 +70,15 @@ fn load(files: &Tls) -> Result<ServerConfig, Unusable> {
         .map_err(|error| Unusable::Pem(of(&files.cert), error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| Unusable::Pem(of(&files.key), error))?;
+    if chain.is_empty() {
+        return Err(Unusable::Empty(of(&files.cert)));
+    }
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| Unusable::Pair(of(&files.cert), of(&files.key), error))?;
     // A WebSocket is opened over HTTP/1.1 here; a browser that prefers another has to be told.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
-}
-
-fn times(files: &Tls) -> [Option<SystemTime>; 2] {
-    let modified = |path: &Path| -> io::Result<SystemTime> { fs::metadata(path)?.modified() };
-    [modified(&files.cert).ok(), modified(&files.key).ok()]
 }

@@ -443,11 +443,11 @@ impl Sessions {
     }
 
     /// Accounts for what an unfinished message holds, in bytes; whether all of them together still
-    /// fit.
+    /// fit. One alone does, however small this shard's share is: it has a limit of its own.
     pub fn hold(&mut self, bytes: usize) -> bool {
+        let share_bytes = self.config.inbound_total_bytes_max / self.config.shards;
         self.inbound_bytes += bytes;
-        let share = self.config.inbound_total_bytes_max / self.config.shards;
-        bytes == 0 || self.inbound_bytes <= share.max(self.config.message_bytes_max)
+        bytes == 0 || self.inbound_bytes == bytes || self.inbound_bytes <= share_bytes
     }
 
     /// Takes back what `hold` was told.

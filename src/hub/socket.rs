@@ -149,6 +149,15 @@ impl Tls {
     }
 }
 
+impl Drop for Tls {
+    /// Tells the peer that the end is meant, and that nobody cut the stream short.
+    fn drop(&mut self) {
+        self.connection.send_close_notify();
+        // Best effort: a peer that takes nothing now learns it from the FIN.
+        let _ = self.flush();
+    }
+}
+
 fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {

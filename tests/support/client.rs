@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::wait::within;
 use super::wire;
@@ -64,6 +63,12 @@ impl Request {
 
     pub fn without(mut self, name: &str) -> Request {
         self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self
+    }
+
+    /// Adds a header beside those of that name.
+    pub fn also(mut self, name: &str, value: &str) -> Request {
+        self.headers.push((name.into(), value.into()));
         self
     }
 
@@ -132,14 +137,14 @@ pub struct Client {
 }
 
 pub struct Reader {
-    socket: OwnedReadHalf,
+    socket: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
     /// Opcode and content of a message whose last fragment is still to come.
     begun: Option<(u8, BytesMut)>,
 }
 
 pub struct Writer {
-    socket: OwnedWriteHalf,
+    socket: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
 /// Opens a WebSocket; a refusal is a failed test.
@@ -150,6 +155,13 @@ pub async fn open(addr: SocketAddr, target: &str) -> Client {
     }
 }
 
+/// A connection whose own kernel takes little on its behalf.
+pub async fn connect_narrow(addr: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket can be made");
+    socket.set_recv_buffer_size(4096).expect("a new socket takes options");
+    within("connect", socket.connect(addr)).await.expect("the door listens")
+}
+
 /// Sends a request; a WebSocket, or what the door said instead.
 pub async fn ask(addr: SocketAddr, request: &Request) -> Result<Client, Answer> {
     let socket = within("connect", TcpStream::connect(addr)).await.expect("the door listens");
@@ -157,31 +169,49 @@ pub async fn ask(addr: SocketAddr, request: &Request) -> Result<Client, Answer> 
 }
 
 /// As [`ask`], on a socket of the caller's making.
-pub async fn ask_on(mut socket: TcpStream, request: &Request) -> Result<Client, Answer> {
+pub async fn ask_on(socket: TcpStream, request: &Request) -> Result<Client, Answer> {
+    ask_in_pieces(socket, &[&request.bytes()]).await
+}
+
+/// As [`ask_on`], with the request as bytes, each piece in a packet of its own.
+pub async fn ask_in_pieces(socket: TcpStream, pieces: &[&[u8]]) -> Result<Client, Answer> {
     socket.set_nodelay(true).expect("a connected socket takes options");
     let local = socket.local_addr().expect("a connected socket has an address");
-    // A refusal may come, and close the connection, before the whole request was written.
-    let _ = socket.write_all(&request.bytes()).await;
+    let (read, write) = socket.into_split();
+    ask_over(read, write, local, pieces).await
+}
+
+/// As [`ask_in_pieces`], over whatever carries bytes both ways.
+pub async fn ask_over(
+    mut read: impl AsyncRead + Send + Unpin + 'static,
+    mut write: impl AsyncWrite + Send + Unpin + 'static,
+    local: SocketAddr,
+    pieces: &[&[u8]],
+) -> Result<Client, Answer> {
+    for piece in pieces {
+        // A refusal may come, and close the connection, before the whole request was written.
+        let _ = write.write_all(piece).await;
+        let _ = write.flush().await;
+    }
     let mut buffer = BytesMut::new();
-    let mut answer = within("the answer's head", read_head(&mut socket, &mut buffer)).await;
+    let mut answer = within("the answer's head", read_head(&mut read, &mut buffer)).await;
     if answer.status != 101 {
-        answer.body = within("the answer's body", read_body(&mut socket, buffer, &answer)).await;
+        answer.body = within("the answer's body", read_body(&mut read, buffer, &answer)).await;
         return Err(answer);
     }
     assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT));
     assert!(answer.header("upgrade").is_some_and(|it| it.eq_ignore_ascii_case("websocket")));
     assert_eq!(answer.header("sec-websocket-extensions"), None, "none was offered");
-    let (read, write) = socket.into_split();
     Ok(Client {
-        reader: Reader { socket: read, buffer, begun: None },
-        writer: Writer { socket: write },
+        reader: Reader { socket: Box::new(read), buffer, begun: None },
+        writer: Writer { socket: Box::new(write) },
         answer,
         local,
     })
 }
 
 /// Status 0 when the connection ended without an answer.
-async fn read_head(socket: &mut TcpStream, buffer: &mut BytesMut) -> Answer {
+async fn read_head(socket: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> Answer {
     let end = loop {
         if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             break end;
@@ -199,7 +229,10 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut BytesMut) -> Answer {
     let head = std::str::from_utf8(&head).expect("an answer's head is ASCII");
     let mut lines = head.trim_end().split("\r\n");
     let status_line = lines.next().expect("split gives at least one");
-    let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    // An old request is answered in its own version.
+    let versions = ["HTTP/1.1 ", "HTTP/1.0 "];
+    let rest = versions.iter().find_map(|version| status_line.strip_prefix(version));
+    let status = rest.and_then(|rest| rest.get(..3));
     let status = status.and_then(|code| code.parse().ok());
     let headers = lines.filter_map(|line| line.split_once(": "));
     Answer {
@@ -209,7 +242,11 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut BytesMut) -> Answer {
     }
 }
 
-async fn read_body(socket: &mut TcpStream, mut buffer: BytesMut, answer: &Answer) -> String {
+async fn read_body(
+    socket: &mut (impl AsyncRead + Unpin),
+    mut buffer: BytesMut,
+    answer: &Answer,
+) -> String {
     let length = answer.header("content-length").and_then(|text| text.parse().ok());
     while length.is_none_or(|length: usize| buffer.len() < length) {
         if matches!(socket.read_buf(&mut buffer).await, Ok(0) | Err(_)) {
@@ -240,6 +277,13 @@ impl Reader {
     /// The next thing heard.
     pub async fn next(&mut self) -> Heard {
         within("something from the gateway", self.next_whenever()).await
+    }
+
+    /// The connection's end, which is to come now and in good order: no reset, and over TLS not
+    /// without its announcement.
+    pub async fn expect_orderly_end(&mut self) {
+        let rest = within("the connection's end", self.socket.read_buf(&mut self.buffer)).await;
+        assert_eq!(rest.expect("an end in good order"), 0, "more came: {:?}", self.buffer);
     }
 
     fn take(&mut self, frame: wire::Frame) -> Option<Heard> {
@@ -275,7 +319,11 @@ fn message(opcode: u8, payload: Bytes) -> Heard {
 impl Writer {
     /// Bytes as they are. An error is the connection's end, which the reader tells better.
     pub async fn raw(&mut self, bytes: &[u8]) {
-        let _ = within("the gateway takes bytes", self.socket.write_all(bytes)).await;
+        let written = async {
+            self.socket.write_all(bytes).await?;
+            self.socket.flush().await
+        };
+        let _ = within("the gateway takes bytes", written).await;
     }
 
     pub async fn text(&mut self, text: &str) {

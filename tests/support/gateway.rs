@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::client::{self, Client};
 use super::events::Events;
-use super::wait::{DEADLINE, eventually, within};
+use super::wait::{DEADLINE, eventually, poll_pause, within};
 
 /// Both listeners on ports that the kernel chooses.
 pub const DOORS: &str = "[clients]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n";
@@ -52,15 +52,8 @@ impl Gateway {
     /// Starts one with a whole configuration and additional environment variables.
     pub async fn start_whole(config: &str, environment: &[(&str, &str)]) -> Gateway {
         raise_files_limit();
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let config_file = dir.path().join("pathcast.toml");
-        std::fs::write(&config_file, config).expect("a temporary file can be written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pathcast"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PATHCAST")) {
-            command.env_remove(name);
-        }
-        command.arg("--config").arg(&config_file).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (dir, config_file) = write_config(config);
+        let mut command = command(&config_file, environment);
         let mut child = command.spawn().expect("the built binary starts");
 
         let log = Arc::new(Mutex::new(String::new()));
@@ -80,8 +73,8 @@ impl Gateway {
         let addresses = tokio::task::spawn_blocking(move || {
             while clients.is_none() || api.is_none() {
                 let line = said.recv_timeout(DEADLINE).ok()?;
-                clients = clients.or_else(|| address_after(&line, "clients ws://"));
-                api = api.or_else(|| address_after(&line, "api http://"));
+                clients = clients.or_else(|| address_after(&line, "clients "));
+                api = api.or_else(|| address_after(&line, "api "));
             }
             clients.zip(api)
         });
@@ -127,18 +120,28 @@ impl Gateway {
         content_type: &str,
         body: impl Into<reqwest::Body>,
     ) -> Said {
-        let url = format!("{}{target}", self.api);
-        send(self.http.post(url).header("content-type", content_type).body(body)).await
+        send(self.call("POST", target).header("content-type", content_type).body(body)).await
     }
 
     pub async fn fetch(&self, target: &str) -> Said {
-        send(self.http.get(format!("{}{target}", self.api))).await
+        send(self.call("GET", target)).await
+    }
+
+    /// A request at the publishers' door, to be completed and sent.
+    pub fn call(&self, method: &str, target: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.http.request(method, format!("{}{target}", self.api))
+    }
+
+    /// Takes another configuration into place at once, as an editor or a ConfigMap does.
+    pub fn replace_config(&self, config: &str) {
+        replace(&self.config_file, config);
     }
 
     /// Hears the events of a path from now on.
     pub async fn listen(&self, path: &str) -> Events {
-        let url = format!("{}/v1/events{path}", self.api);
-        let response = within("a stream of events", self.http.get(url).send()).await;
+        let request = self.call("GET", &format!("/v1/events{path}"));
+        let response = within("a stream of events", request.send()).await;
         let response = response.expect("the publishers' door answers");
         assert_eq!(response.status(), 200, "listening to {path}");
         Events::new(response)
@@ -187,6 +190,45 @@ impl Drop for Gateway {
     }
 }
 
+/// What a gateway says on stderr that cannot start with this configuration.
+pub async fn fail_to_start(config: &str) -> String {
+    let (dir, config_file) = write_config(config);
+    let log = dir.path().join("stderr");
+    let stderr = std::fs::File::create(&log).expect("a temporary file can be written");
+    let child = command(&config_file, &[]).stderr(stderr).spawn();
+    let mut child = child.expect("the built binary starts");
+    let ended = tokio::time::timeout(DEADLINE, async {
+        loop {
+            match child.try_wait().expect("an own child can be waited for") {
+                Some(status) => return status,
+                None => poll_pause().await,
+            }
+        }
+    });
+    let ended = ended.await;
+    let _ = child.kill();
+    let said = std::fs::read_to_string(&log).expect("it was created");
+    assert!(ended.is_ok_and(|status| !status.success()), "it started with {config}: {said}");
+    said
+}
+
+fn write_config(config: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let config_file = dir.path().join("pathcast.toml");
+    std::fs::write(&config_file, config).expect("a temporary file can be written");
+    (dir, config_file)
+}
+
+fn command(config_file: &Path, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pathcast"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PATHCAST")) {
+        command.env_remove(name);
+    }
+    command.arg("--config").arg(config_file).envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 /// Sends a request of the caller's making.
 pub async fn send(request: reqwest::RequestBuilder) -> Said {
     let response = within("an answer", request.send()).await.expect("the publishers' door answers");
@@ -202,8 +244,16 @@ fn raise_files_limit() {
     rustix::process::setrlimit(Resource::Nofile, limit).expect("up to the maximum is allowed");
 }
 
+/// Puts a file in the place of another, so that nobody sees half of it.
+pub fn replace(file: &Path, text: &str) {
+    let next = file.with_extension("next");
+    std::fs::write(&next, text).expect("a file can be written");
+    std::fs::rename(&next, file).expect("a file can be renamed");
+}
+
 fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(mark)?;
+    let (_, rest) = rest.split_once("://")?;
     let end = rest.find(|char: char| char.is_whitespace() || char == '/').unwrap_or(rest.len());
     rest[..end].parse().ok()
 }

@@ -10,5 +10,6 @@ pub mod client;
 pub mod events;
 pub mod gateway;
 pub mod pod;
+pub mod tls;
 pub mod wait;
 pub mod wire;

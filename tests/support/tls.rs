@@ -1,0 +1,67 @@
+//! TLS as clients speak it: certificates made on the spot, each trusted by whom the test wants.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+use super::client::{Answer, Client, Request, ask_over};
+use super::gateway::replace;
+use super::wait::within;
+
+/// A certificate of its own authority, for `localhost`.
+pub struct Certificate {
+    cert: CertificateDer<'static>,
+    cert_pem: String,
+    key_pem: String,
+}
+
+impl Certificate {
+    pub fn new() -> Certificate {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let made = made.expect("a certificate can be made");
+        Certificate {
+            cert: made.cert.der().clone(),
+            cert_pem: made.cert.pem(),
+            key_pem: made.signing_key.serialize_pem(),
+        }
+    }
+
+    /// Puts certificate and key into these files, one after the other.
+    pub fn write(&self, cert: &Path, key: &Path) {
+        replace(cert, &self.cert_pem);
+        replace(key, &self.key_pem);
+    }
+
+    /// Connects as somebody who trusts this certificate and no other.
+    pub async fn connect(
+        &self,
+        addr: SocketAddr,
+        version: &'static SupportedProtocolVersion,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = within("connect", TcpStream::connect(addr)).await.expect("the door listens");
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.clone()).expect("an own certificate is well-formed");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .expect("the provider knows both versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a good name");
+        let connector = TlsConnector::from(Arc::new(config));
+        within("the TLS handshake", connector.connect(name, socket)).await
+    }
+}
+
+/// Sends a request over TLS; a WebSocket, or what the door said instead.
+pub async fn ask(stream: TlsStream<TcpStream>, request: &Request) -> Result<Client, Answer> {
+    let local = stream.get_ref().0.local_addr().expect("a connected socket has an address");
+    let (read, write) = tokio::io::split(stream);
+    ask_over(read, write, local, &[&request.bytes()]).await
+}
