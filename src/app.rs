@@ -94,6 +94,7 @@ impl App {
             events: events.clone(),
             metrics: metrics.clone(),
             paths: Arc::new(settings.paths),
+            leaving: lifecycle.draining().clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
         lifecycle.spawn(relay.clone().keep_books(departures, lifecycle.closing().clone()));
@@ -151,15 +152,17 @@ impl App {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };
-        tokio::select! {
-            () = flushed => {}
-            () = tokio::time::sleep(self.drain.timeout) => {
+        let leave = async {
+            if tokio::time::timeout(self.drain.timeout, flushed).await.is_err() {
                 tracing::warn!(sessions = self.hub.occupied(), "sessions left in mid-farewell");
             }
-            () = hurry => {}
-        }
-        if !self.lifecycle.finish(FINISH_TIMEOUT).await {
-            tracing::warn!("some requests did not end in time");
+            if !self.lifecycle.finish(FINISH_TIMEOUT).await {
+                tracing::warn!("some requests did not end in time");
+            }
+        };
+        tokio::select! {
+            () = leave => {}
+            () = hurry => tracing::warn!(sessions = self.hub.occupied(), "left in a hurry"),
         }
         self.hub.stop();
     }

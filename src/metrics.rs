@@ -1,23 +1,26 @@
 //! All metric families, in one struct; the only module that names the `prometheus` crate.
 //!
 //! Labels come from the configuration only: a pattern is one value, a client's close code outside
-//! the known ones is `other`. Handles with labels are made when a path is configured; nothing on
-//! the way of a message looks a label up.
+//! the known ones is `other`. Handles with labels are made once for each configured path; what is
+//! counted on a shard is counted through a handle.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
-use crate::proto::close::{self, Cause};
+use crate::proto::close::Cause;
 
 /// Upper edges in seconds: from one small fan-out (a few writes) to the slowest worth naming.
 const FANOUT_SECONDS: &[f64] =
     &[1e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 5.0];
+
+/// Close codes with a value of their own (RFC 6455 section 7.4 and the registry it began).
+const CODES: RangeInclusive<u16> = 1000..=1014;
 
 /// The families (docs/metrics.md names each one).
 pub struct Metrics {
@@ -31,7 +34,7 @@ pub struct Metrics {
     deliveries: IntCounterVec,
     undelivered: IntCounterVec,
     handshakes: IntCounterVec,
-    unicasts: IntCounterVec,
+    pub unicasts: Unicasts,
     pub delivery_bytes: IntCounter,
     pub fanout_seconds: Histogram,
     pub outbox_bytes: IntGauge,
@@ -40,6 +43,31 @@ pub struct Metrics {
     pub event_listeners: IntGauge,
     pub events_missed: IntCounter,
     pub panics: IntCounter,
+}
+
+/// What became of unicasts.
+pub struct Unicasts {
+    pub delivered: IntCounter,
+    pub gone: IntCounter,
+    pub unknown: IntCounter,
+    pub outbox_full: IntCounter,
+    pub refused: IntCounter,
+    /// Not sent, because the verdict `unknown` had been told before its turn came.
+    pub late: IntCounter,
+}
+
+impl Unicasts {
+    fn new(family: &IntCounterVec) -> Unicasts {
+        let result = |result| family.with_label_values(&[result]);
+        Unicasts {
+            delivered: result("delivered"),
+            gone: result("gone"),
+            unknown: result("unknown"),
+            outbox_full: result("outbox_full"),
+            refused: result("refused"),
+            late: result("late"),
+        }
+    }
 }
 
 /// The handles of one configured path.
@@ -52,8 +80,10 @@ pub struct PathMetrics {
     pub undelivered_slow: IntCounter,
     pub undelivered_closed: IntCounter,
     pub undelivered_overload: IntCounter,
-    text: Arc<str>,
-    closed: IntCounterVec,
+    /// By close code, from 1000.
+    closed: Vec<IntCounter>,
+    closed_kick: IntCounter,
+    closed_other: IntCounter,
 }
 
 impl Metrics {
@@ -96,7 +126,11 @@ impl Metrics {
                 &["path", "reason"],
             )?,
             handshakes: counters("handshakes_total", "Handshakes answered.", &["result"])?,
-            unicasts: counters("unicast_total", "Unicasts answered.", &["result"])?,
+            unicasts: Unicasts::new(&counters(
+                "unicast_total",
+                "Unicasts answered, and those that came too late to be sent.",
+                &["result"],
+            )?),
             delivery_bytes: counter("delivery_bytes_total", "Bytes of frames put on sockets.")?,
             fanout_seconds,
             outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,
@@ -119,6 +153,7 @@ impl Metrics {
         let handles = paths.entry(text.clone()).or_insert_with(|| {
             let path = &[&**text];
             let undelivered = |reason| self.undelivered.with_label_values(&[&**text, reason]);
+            let closed = |code: &str| self.closed.with_label_values(&[&**text, code]);
             Arc::new(PathMetrics {
                 sessions: self.sessions.with_label_values(path),
                 opened: self.opened.with_label_values(path),
@@ -128,8 +163,9 @@ impl Metrics {
                 undelivered_slow: undelivered("slow"),
                 undelivered_closed: undelivered("closed"),
                 undelivered_overload: undelivered("overload"),
-                text: text.clone(),
-                closed: self.closed.clone(),
+                closed: CODES.map(|code| closed(&code.to_string())).collect(),
+                closed_kick: closed("kick"),
+                closed_other: closed("other"),
             })
         });
         handles.clone()
@@ -138,11 +174,6 @@ impl Metrics {
     /// `result`: a name fixed in the code.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();
-    }
-
-    /// `result`: a name fixed in the code.
-    pub fn unicast(&self, result: &'static str) {
-        self.unicasts.with_label_values(&[result]).inc();
     }
 
     /// The text format, version 0.0.4, the process's own families included.
@@ -156,19 +187,16 @@ impl Metrics {
 
 impl PathMetrics {
     pub fn ended(&self, code: u16, cause: Cause) {
-        let code = match code {
-            1000 | 1001 | 1002 | 1003 | 1005..=1014 => code.to_string(),
-            _ if cause == Cause::Kick && close::is_kickable(code) => "kick".to_owned(),
-            _ => "other".to_owned(),
+        let known =
+            code.checked_sub(*CODES.start()).and_then(|at| self.closed.get(usize::from(at)));
+        let counter = match known {
+            Some(counter) => counter,
+            None if cause == Cause::Kick => &self.closed_kick,
+            None => &self.closed_other,
         };
-        self.closed.with_label_values(&[&*self.text, &*code]).inc();
+        counter.inc();
         self.sessions.dec();
     }
-}
-
-/// Observes what passed since `start`.
-pub fn observe(histogram: &Histogram, passed: Duration) {
-    histogram.observe(passed.as_secs_f64());
 }
 
 #[cfg(test)]
@@ -188,6 +216,6 @@ mod tests {
         assert!(text.contains("pathcast_deliveries_total{path=\"/ws/rooms/{room}\"} 3"), "{text}");
         assert!(text.contains("code=\"other\",path=\"/ws/rooms/{room}\"} 999"), "{text}");
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
-        assert_eq!(text.matches("sessions_closed_total{").count(), 1);
+        assert_eq!(text.matches("sessions_closed_total{").count(), CODES.len() + 2);
     }
 }

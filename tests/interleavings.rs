@@ -1,34 +1,20 @@
 //! Whatever the order of broadcasts, unicasts, comings, goings and slow readers: every session gets
 //! exactly what a simple model says, in its order, with one shard as with three.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use pathcast::broker::memory::Memory;
 use pathcast::broker::{Broker, Pending};
-use pathcast::hub::command::Greeting;
-use pathcast::hub::inbound::{Inbound, Who};
-use pathcast::hub::presence::Presence;
-use pathcast::hub::socket::Socket;
-use pathcast::hub::{Config, Hub};
-use pathcast::metrics::Metrics;
 use pathcast::proto::ask::{Answer, Ask, Reach};
-use pathcast::proto::close::{Cause, Close};
-use pathcast::proto::frame::Kind;
 use pathcast::proto::msg::Content;
-use pathcast::proto::path::Path;
-use pathcast::proto::paths::{Configured, Pattern};
-use pathcast::proto::session_id::{PodId, SessionId};
-use pathcast::relay::local::Local;
+use pathcast::proto::session_id::SessionId;
 use proptest::prelude::*;
-
-const POD: PodId = PodId([7; 8]);
-
-/// How long anything here may take before the test gives up.
-const DEADLINE: Duration = Duration::from_secs(20);
+use support::pod::{Deaf, POD, Pod, path as path_of, roomy};
+use support::wait::{DEADLINE, until};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -57,24 +43,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-struct Deaf;
-
-impl Inbound for Deaf {
-    fn opened(&self, _: Who<'_>, _: Option<std::net::SocketAddr>, _: &Greeting) {}
-    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) {}
-    fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {}
-}
-
-/// One pod without its doors.
-struct Pod {
-    hub: Arc<Hub>,
-    presence: Arc<Presence>,
-    broker: Memory<Local>,
-    metrics: Arc<Metrics>,
-    listener: TcpListener,
-    configured: Arc<Configured>,
-}
-
 struct Client {
     id: SessionId,
     path: usize,
@@ -83,63 +51,11 @@ struct Client {
     expected: Vec<(usize, usize)>,
 }
 
-impl Pod {
-    fn start(shards: usize) -> Pod {
-        let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
-        let config = Config {
-            shards,
-            sessions_max: 1000,
-            message_bytes_max: 1 << 20,
-            frame_bytes_max: 1 << 20,
-            outbox_bytes_max: 1 << 30,
-            outbox_total_bytes_max: 1 << 32,
-            inbound_total_bytes_max: 1 << 30,
-            mailbox_bytes_max: 1 << 30,
-            slow_after: DEADLINE,
-            close_timeout: Duration::from_secs(1),
-        };
-        let inbound: Arc<dyn Inbound> = Arc::new(Deaf);
-        let hub = Arc::new(Hub::start(POD, config, &metrics, &inbound).expect("shards start"));
-        let presence = Arc::new(Presence::new(shards));
-        let local = Local {
-            hub: hub.clone(),
-            presence: presence.clone(),
-            metrics: metrics.clone(),
-            frame_bytes_max: 1 << 20,
-        };
-        let pattern = Pattern::parse("/ws/{room}").expect("a good pattern");
-        Pod {
-            hub,
-            presence,
-            broker: Memory::new(POD, local),
-            metrics,
-            listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
-            configured: Arc::new(Configured::new(pattern)),
-        }
-    }
-
-    fn join(&self, path: usize, slow: bool) -> Client {
-        let address = self.listener.local_addr().expect("it is bound");
-        let stream = TcpStream::connect(address).expect("it listens");
-        let (server, _) = self.listener.accept().expect("it was connected to");
-        server.set_nonblocking(true).expect("a socket can be non-blocking");
-        let id = self.hub.place().expect("there is room");
-        let shard = usize::from(id.shard);
-        self.presence.arrive(&name(path), &self.configured, shard).expect("few paths");
-        self.hub.reserve(id, name(path), self.configured.clone(), &self.metrics);
-        self.hub.open(id, Socket::plain(server), Greeting::default());
+impl Client {
+    fn join(pod: &Pod, path: usize, slow: bool) -> Client {
+        let (stream, id) = pod.join(path);
         Client { id, path, stream, slow, expected: Vec::new() }
     }
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        self.hub.stop();
-    }
-}
-
-fn name(path: usize) -> Path {
-    Path::parse(&format!("/ws/{path}")).expect("a good path")
 }
 
 /// Begins with its number, so that what arrives can be told apart.
@@ -149,7 +65,6 @@ fn content(number: usize, size: usize) -> Content {
 
 /// Reads server frames until `count` are there; (number, size) of each.
 fn read(stream: &mut TcpStream, count: usize) -> Vec<(usize, usize)> {
-    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
     let mut read = Vec::new();
     let mut exactly = |bytes: usize| {
         let mut buffer = vec![0; bytes];
@@ -178,14 +93,14 @@ fn delivered(runtime: &tokio::runtime::Runtime, verdict: Pending<Answer>) {
 
 /// Runs the steps and compares what every client got with what the model expects.
 fn run(shards: usize, steps: &[Step]) {
-    let pod = Pod::start(shards);
-    let mut clients: Vec<Client> = (0..3).map(|path| pod.join(path, false)).collect();
+    let pod = Pod::start(roomy(shards), Arc::new(Deaf));
+    let mut clients: Vec<Client> = (0..3).map(|path| Client::join(&pod, path, false)).collect();
     let mut verdicts: Vec<Pending<Answer>> = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         match *step {
-            Step::Join { path, slow } => clients.push(pod.join(path, slow)),
+            Step::Join { path, slow } => clients.push(Client::join(&pod, path, slow)),
             Step::Broadcast { path, size } => {
-                drop(pod.broker.publish(name(path), content(number, size)));
+                drop(pod.broker.publish(path_of(path), content(number, size)));
                 for client in clients.iter_mut().filter(|client| client.path == path) {
                     client.expected.push((number, size));
                 }
@@ -194,7 +109,7 @@ fn run(shards: usize, steps: &[Step]) {
                 let session = session % clients.len();
                 let client = &mut clients[session];
                 client.expected.push((number, size));
-                let reach = Reach::Path(name(client.path));
+                let reach = Reach::Path(path_of(client.path));
                 let content = content(number, size);
                 verdicts.push(pod.broker.ask(POD, Ask::Unicast { to: client.id, reach, content }));
             }
@@ -251,10 +166,10 @@ fn a_unicast_in_a_fan_out_to_many_waits_for_its_turn() {
 
 #[test]
 fn shards_stay_balanced_through_comings_and_goings() {
-    let pod = Pod::start(3);
+    let pod = Pod::start(roomy(3), Arc::new(Deaf));
     let mut clients: Vec<Client> = Vec::new();
     for round in 0..10 {
-        clients.extend((0..60).map(|path| pod.join(path % 3, false)));
+        clients.extend((0..60).map(|number| Client::join(&pod, number % 3, false)));
         let leaving: Vec<Client> = {
             let mut at = 0;
             let (go, stay) = clients.into_iter().partition(|_| {
@@ -265,12 +180,9 @@ fn shards_stay_balanced_through_comings_and_goings() {
             go
         };
         drop(leaving);
-        let deadline = Instant::now() + DEADLINE;
-        while pod.hub.occupied() > clients.len() {
-            assert!(Instant::now() < deadline, "sessions that left are forgotten");
-            std::thread::yield_now();
-        }
-        clients.extend((0..60).map(|path| pod.join(path % 3, false)));
+        let staying = clients.len();
+        until("sessions that left are forgotten", || pod.hub.occupied() == staying);
+        clients.extend((0..60).map(|number| Client::join(&pod, number % 3, false)));
         let imbalance = pod.hub.imbalance();
         assert!(imbalance <= clients.len() / 30 + 1, "{imbalance} of {}", clients.len());
     }

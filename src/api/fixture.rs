@@ -244,6 +244,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         events,
         metrics: metrics.clone(),
         paths: Arc::new(paths),
+        leaving: lifecycle.draining().clone(),
     };
     let config = relay::Config { frame_bytes_max: MIB, unicast_timeout: Duration::from_secs(2) };
     Arc::new(Relay::new(config, parts))

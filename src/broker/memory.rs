@@ -1,8 +1,8 @@
 //! One process, no other pods: the default.
 //!
 //! Keeps every outer semantic of one pod. The sequencer is a lock: whoever holds it hands his
-//! message to every shard's mailbox before the next one may, so all shards see one order. What is
-//! done under it is a look-up and a push for each shard; nothing under it waits.
+//! message to every shard's mailbox before the next one may, so all shards see one order. Under it
+//! the frame is made and pushed; nothing under it waits.
 
 use std::sync::{Mutex, PoisonError};
 

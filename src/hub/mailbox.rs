@@ -1,5 +1,8 @@
 //! What waits in front of one shard: a FIFO, bounded in bytes, that wakes its reader.
 //!
+//! The bound covers what waits in the shard's rooms too: bytes count from the push until the shard
+//! has begun to send them.
+//!
 //! Writers are the sequencer, the gateway and the API; the reader is the shard. No side ever waits
 //! for the other: a full mailbox refuses broadcasts, and a push to a shard that is awake costs no
 //! system call.
@@ -20,6 +23,10 @@ pub struct Mailbox {
 /// The shard's end.
 pub struct Post {
     commands: mpsc::Receiver<Command>,
+    /// Taken since the account was last settled.
+    taken_bytes: usize,
+    /// What the shard held then.
+    held_bytes: usize,
     shared: Arc<Shared>,
 }
 
@@ -40,7 +47,10 @@ pub fn mailbox(bytes_max: usize, waker: mio::Waker) -> (Mailbox, Post) {
     let shared =
         Shared { bytes: AtomicUsize::new(0), bytes_max, asleep: AtomicBool::new(false), waker };
     let shared = Arc::new(shared);
-    (Mailbox { commands: sender, shared: shared.clone() }, Post { commands: receiver, shared })
+    (
+        Mailbox { commands: sender, shared: shared.clone() },
+        Post { commands: receiver, taken_bytes: 0, held_bytes: 0, shared },
+    )
 }
 
 impl Mailbox {
@@ -76,16 +86,33 @@ impl Mailbox {
 }
 
 impl Post {
-    /// The next command, if one waits.
-    pub fn take(&self) -> Option<Command> {
+    /// The next command, if one waits. Its bytes count until they are settled: what the shard has
+    /// taken but not sent still waits.
+    pub fn take(&mut self) -> Option<Command> {
         let command = self.commands.try_recv().ok()?;
-        self.shared.bytes.fetch_sub(command.bytes(), Ordering::Relaxed);
+        self.taken_bytes += command.bytes();
         Some(command)
+    }
+
+    /// Tells what the shard holds now, in bytes, of all that was ever taken.
+    pub fn settle(&mut self, held_bytes: usize) {
+        let counted = self.held_bytes + std::mem::take(&mut self.taken_bytes);
+        match counted.checked_sub(held_bytes) {
+            Some(0) => {}
+            Some(gone) => {
+                self.shared.bytes.fetch_sub(gone, Ordering::Relaxed);
+            }
+            // A frame may be larger than the content it was made of.
+            None => {
+                self.shared.bytes.fetch_add(held_bytes - counted, Ordering::Relaxed);
+            }
+        }
+        self.held_bytes = held_bytes;
     }
 
     /// Announces that the reader will sleep. A command that this returns came in between; the
     /// reader stays awake.
-    pub fn before_sleep(&self) -> Option<Command> {
+    pub fn before_sleep(&mut self) -> Option<Command> {
         self.shared.asleep.store(true, Ordering::SeqCst);
         let command = self.take();
         if command.is_some() {

@@ -109,18 +109,28 @@ impl Presence {
         })
     }
 
+    /// The `most` paths before `path` in their order, and as many behind it.
+    pub fn around(&self, path: &Path, most: usize) -> Vec<PathCount> {
+        let known = self.lock();
+        let before = known.paths.range(..path).rev().take(most);
+        before.chain(known.paths.range(path..).take(most)).map(count).collect()
+    }
+
     /// In the order of the paths.
     pub fn census(&self) -> Vec<PathCount> {
-        let count = |(path, entry): (&Path, &Entry)| PathCount {
-            path: path.clone(),
-            configured: entry.configured.clone(),
-            sessions: entry.sessions.iter().copied().map(u64::from).sum(),
-        };
         self.lock().paths.iter().map(count).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         // Every change is whole before the next line can panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count((path, entry): (&Path, &Entry)) -> PathCount {
+    PathCount {
+        path: path.clone(),
+        configured: entry.configured.clone(),
+        sessions: entry.sessions.iter().copied().map(u64::from).sum(),
     }
 }

@@ -2,10 +2,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
+
 use crate::hub::sessions::{Sent, Sessions};
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
 use crate::proto::session::{Action, Session as Protocol};
+
+/// Answers that are gathered before they are written: one write for thousands of pongs.
+const ANSWERS_BYTES_MAX: usize = 64 * 1024;
 
 /// Reads `slot` once into `buffer` and does what the bytes say. A panic in there is that session's
 /// alone: it is closed 1011.
@@ -33,6 +38,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     // Taken out, so that what it hands out and the session's socket can be used side by side.
     let mut protocol = std::mem::replace(&mut session.protocol, Protocol::new());
     sessions.release(protocol.held_bytes());
+    let mut answers = Vec::new();
     loop {
         let (consumed, action) = protocol.feed(bytes, message_bytes_max);
         match action {
@@ -42,21 +48,24 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
                 let Some(session) = sessions.at(slot) else { break };
                 session.metrics.messages_in.inc();
                 if session.configured.echo {
-                    let frame = frame::encode(kind, data);
-                    if sessions.send(slot, &frame) == Sent::Full {
-                        sessions.close(slot, Close::new(1013, "too slow"), Cause::Slow);
-                    }
+                    frame::append(&mut answers, kind, data);
                 } else {
                     let inbound = sessions.inbound.clone();
                     inbound.message(sessions.who(slot), kind, data);
                 }
             }
-            Action::Ping(data) => {
-                // A full outbox already says that the client does not read; it gets no pong then.
-                sessions.control(slot, &frame::encode_pong(data));
+            Action::Ping(data) => frame::append_pong(&mut answers, data),
+            Action::Closed(close) => {
+                answer(sessions, slot, &mut answers);
+                sessions.closed_by_client(slot, close);
             }
-            Action::Closed(close) => sessions.closed_by_client(slot, close),
-            Action::Fail { close, cause } => sessions.close(slot, close, cause),
+            Action::Fail { close, cause } => {
+                answer(sessions, slot, &mut answers);
+                sessions.close(slot, close, cause);
+            }
+        }
+        if answers.len() >= ANSWERS_BYTES_MAX {
+            answer(sessions, slot, &mut answers);
         }
         bytes = &mut bytes[consumed..];
         if !sessions.at(slot).is_some_and(|session| session.is_open()) {
@@ -64,6 +73,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
             protocol.begin_close();
         }
     }
+    answer(sessions, slot, &mut answers);
     let held = protocol.held_bytes();
     if let Some(session) = sessions.at_mut(slot) {
         session.protocol = protocol;
@@ -71,5 +81,16 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     if !sessions.hold(held) {
         let close = Close::new(1013, "too many large messages at once");
         sessions.close(slot, close, Cause::Server);
+    }
+}
+
+/// Writes the answers gathered so far. Whoever does not take his answers is slow.
+fn answer(sessions: &mut Sessions, slot: usize, answers: &mut Vec<u8>) {
+    if answers.is_empty() {
+        return;
+    }
+    let frames = Bytes::from(std::mem::take(answers));
+    if sessions.control(slot, &frames) == Sent::Full {
+        sessions.close(slot, Close::new(1013, "too slow"), Cause::Slow);
     }
 }

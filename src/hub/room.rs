@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use crate::hub::command::{Frames, Reply};
-use crate::hub::sessions::{Sent, Sessions};
+use crate::hub::sessions::{Sent, Session, Sessions};
 use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::Answer;
 use crate::proto::close::{Cause, Close};
@@ -34,6 +34,9 @@ const SLICE_SOCKETS: usize = 256;
 /// The longest slice.
 const SLICE: Duration = Duration::from_millis(1);
 
+/// The place of one who has left; slots never get that high.
+const NOBODY: u32 = u32::MAX;
+
 /// How often a slice looks at the clock, in sockets.
 const CLOCK_SOCKETS: usize = 16;
 
@@ -43,6 +46,8 @@ pub struct Rooms {
     index: HashMap<(Path, bool), usize>,
     /// Rooms with something to send, each once; they take turns.
     busy: VecDeque<usize>,
+    /// What waits for a round, in all rooms.
+    held_bytes: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -50,13 +55,12 @@ struct Room {
     path: Path,
     wholemsg: bool,
     metrics: Arc<PathMetrics>,
-    /// Slots in the order of arrival; `None` where one has left.
-    places: Vec<Option<usize>>,
+    /// Slots in the order of arrival; `NOBODY` where one has left.
+    places: Vec<u32>,
     live: usize,
-    pending: VecDeque<Bytes>,
+    /// Frames that wait for a round, and when each came to this pod.
+    pending: VecDeque<(Bytes, Instant)>,
     pending_bytes: usize,
-    /// When the oldest of `pending` came to this pod.
-    pending_since: Instant,
     /// The position behind everything that was ever queued.
     tail: u64,
     round: Option<Round>,
@@ -74,15 +78,29 @@ struct Round {
     since: Instant,
 }
 
+/// What is for one session only, and where in the stream.
 struct Splice {
     at: u64,
-    frame: Bytes,
-    reply: Reply,
+    part: Part,
+    reply: Option<Reply>,
+}
+
+/// What one session alone is sent.
+pub enum Part {
+    Frame(Bytes),
+    /// The last thing: so a farewell does not overtake what was queued before it.
+    Farewell(Close, Cause),
 }
 
 impl Rooms {
     pub fn new(metrics: Arc<Metrics>) -> Rooms {
-        Rooms { slab: Slab::new(), index: HashMap::new(), busy: VecDeque::new(), metrics }
+        Rooms {
+            slab: Slab::new(),
+            index: HashMap::new(),
+            busy: VecDeque::new(),
+            held_bytes: 0,
+            metrics,
+        }
     }
 
     /// A session comes: it gets what is queued from now on.
@@ -101,9 +119,10 @@ impl Rooms {
         };
         let room = &mut self.slab[at];
         session.room = at;
-        session.place = room.places.len();
+        session.path = room.path.clone();
+        session.place = u32::try_from(room.places.len()).unwrap_or(NOBODY);
         session.start = room.tail;
-        room.places.push(Some(slot));
+        room.places.push(u32::try_from(slot).unwrap_or(NOBODY));
         room.live += 1;
     }
 
@@ -113,14 +132,17 @@ impl Rooms {
             let Some(session) = sessions.at(slot) else { continue };
             let at = session.room;
             let Some(room) = self.slab.get_mut(at) else { continue };
-            room.places[session.place] = None;
+            if let Some(place) = room.places.get_mut(session.place as usize) {
+                *place = NOBODY;
+            }
             room.live -= 1;
             for splice in room.splices.remove(&slot).into_iter().flatten() {
-                // Nobody waits any more for an answer that cannot be sent.
-                let _ = splice.reply.send(Answer::Gone);
+                self.held_bytes -= splice.part.bytes();
+                reply(splice.reply, Answer::Gone);
             }
             if room.live == 0 {
                 let room = self.slab.remove(at);
+                self.held_bytes -= room.pending_bytes;
                 self.index.remove(&(room.path, room.wholemsg));
                 self.busy.retain(|&busy| busy != at);
             } else if room.round.is_none() {
@@ -137,58 +159,132 @@ impl Rooms {
             let Some(form) = form else { continue };
             let Some(&at) = self.index.get(&key) else { continue };
             let room = &mut self.slab[at];
-            if room.pending.is_empty() {
-                room.pending_since = since;
-            }
             room.tail += form.len() as u64;
             room.pending_bytes += form.len();
-            room.pending.push_back(form);
+            self.held_bytes += form.len();
+            room.pending.push_back((form, since));
             if !std::mem::replace(&mut room.is_busy, true) {
                 self.busy.push_back(at);
             }
         }
     }
 
-    /// Sends a frame to one session, behind everything that was queued for it before.
-    pub fn unicast(&mut self, sessions: &mut Sessions, slot: usize, frame: Bytes, reply: Reply) {
-        let Some(session) = sessions.at_mut(slot) else {
-            let _ = reply.send(Answer::Gone);
-            return;
+    /// Sends one session its part, behind everything that was queued for it before.
+    pub fn unicast(
+        &mut self,
+        sessions: &mut Sessions,
+        slot: usize,
+        part: Part,
+        answer: Option<Reply>,
+    ) {
+        let Some(session) = sessions.at_mut(slot) else { return reply(answer, Answer::Gone) };
+        let Some(room) = self.slab.get_mut(session.room) else {
+            return reply(answer, Answer::Gone);
         };
-        let room = &mut self.slab[session.room];
         let in_round = room.round.as_ref().is_some_and(|round| {
-            session.place >= round.cursor && session.start < round.base + round.frames.len() as u64
+            session.place as usize >= round.cursor
+                && session.start < round.base + round.frames.len() as u64
         });
         let in_pending = room.pending_bytes > 0 && session.start < room.tail;
         if session.splices > 0 || in_round || in_pending {
             session.splices += 1;
-            let splice = Splice { at: room.tail, frame, reply };
+            self.held_bytes += part.bytes();
+            let splice = Splice { at: room.tail, part, reply: answer };
             room.splices.entry(slot).or_default().push_back(splice);
         } else {
-            let answer = sent(sessions.send(slot, &frame));
-            // The asker may have gone; the frame has not.
-            let _ = reply.send(answer);
+            part.send(sessions, slot, answer, &self.metrics);
         }
+    }
+
+    /// What waits for a round, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     pub fn is_busy(&self) -> bool {
         !self.busy.is_empty()
     }
 
-    /// One slice of one room's round.
+    /// Slices of rounds, room by room, until a slice's worth of sockets or of time is used up.
     pub fn slice(&mut self, sessions: &mut Sessions) {
-        let Some(at) = self.busy.pop_front() else { return };
-        let room = &mut self.slab[at];
-        if room.round.is_none() {
-            room.begin_round();
+        let mut budget = Budget { until: Instant::now() + SLICE, sockets: SLICE_SOCKETS };
+        // Each room at most once: whoever is not done waits for its next turn.
+        for _ in 0..self.busy.len() {
+            let Some(at) = self.busy.pop_front() else { return };
+            let room = &mut self.slab[at];
+            if room.round.is_none() {
+                self.held_bytes -= room.begin_round();
+            }
+            self.held_bytes -= room.slice(sessions, &mut budget, &self.metrics);
+            if room.round.is_none() {
+                room.compact(sessions);
+            }
+            if room.round.is_some() || !room.pending.is_empty() {
+                self.busy.push_back(at);
+            } else {
+                room.is_busy = false;
+            }
+            if budget.is_spent() {
+                return;
+            }
         }
-        if room.slice(sessions, &self.metrics) {
-            room.compact(sessions);
+    }
+}
+
+/// What is left of one turn's time for sending.
+struct Budget {
+    until: Instant,
+    sockets: usize,
+}
+
+impl Budget {
+    /// Takes one socket's worth; whether there was one.
+    #[inline]
+    fn take(&mut self) -> bool {
+        if self.sockets == 0 {
+            return false;
         }
-        if room.round.is_some() || !room.pending.is_empty() {
-            self.busy.push_back(at);
-        } else {
-            room.is_busy = false;
+        self.sockets -= 1;
+        if self.sockets.is_multiple_of(CLOCK_SOCKETS) && Instant::now() >= self.until {
+            self.sockets = 0;
+        }
+        true
+    }
+
+    fn is_spent(&self) -> bool {
+        self.sockets == 0
+    }
+}
+
+impl Part {
+    /// What it holds, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Frame(frame) => frame.len(),
+            Part::Farewell(..) => 0,
+        }
+    }
+
+    fn send(self, sessions: &mut Sessions, slot: usize, answer: Option<Reply>, metrics: &Metrics) {
+        match self {
+            // Nobody waits for the verdict any more: it was told as unknown, and a frame after
+            // that could come twice.
+            Part::Frame(_) if answer.as_ref().is_some_and(Reply::is_closed) => {
+                metrics.unicasts.late.inc();
+            }
+            Part::Frame(frame) => {
+                let answer_is = match sessions.send(slot, &frame) {
+                    Sent::Written | Sent::Queued => Answer::Delivered,
+                    Sent::Full => Answer::OutboxFull,
+                    Sent::Gone => Answer::Gone,
+                };
+                reply(answer, answer_is);
+            }
+            Part::Farewell(close, cause) => {
+                let is_alive = sessions.at(slot).is_some_and(Session::is_alive);
+                sessions.close(slot, close, cause);
+                reply(answer, if is_alive { Answer::Closed } else { Answer::Gone });
+            }
         }
     }
 }
@@ -203,7 +299,6 @@ impl Room {
             live: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
-            pending_since: Instant::now(),
             tail: 0,
             round: None,
             splices: HashMap::new(),
@@ -211,19 +306,17 @@ impl Room {
         }
     }
 
-    /// Joins what waits, up to the bound.
-    fn begin_round(&mut self) {
+    /// Joins what waits, up to the bound; how many bytes that are.
+    fn begin_round(&mut self) -> usize {
         let base = self.tail - self.pending_bytes as u64;
-        let since = self.pending_since;
-        let Some(first) = self.pending.pop_front() else { return };
+        let Some((first, since)) = self.pending.pop_front() else { return 0 };
         let mut bytes = first.len();
         let mut count = 1;
         let fits = |bytes: usize, next: &Bytes| bytes + next.len() <= JOIN_BYTES_MAX;
-        let frames = if self.pending.front().is_some_and(|next| fits(bytes, next)) {
-            let waiting = self.pending_bytes.min(JOIN_BYTES_MAX);
-            let mut joined = BytesMut::with_capacity(waiting);
+        let frames = if self.pending.front().is_some_and(|(next, _)| fits(bytes, next)) {
+            let mut joined = BytesMut::with_capacity(self.pending_bytes.min(JOIN_BYTES_MAX));
             joined.extend_from_slice(&first);
-            while let Some(next) = self.pending.pop_front_if(|next| fits(bytes, next)) {
+            while let Some((next, _)) = self.pending.pop_front_if(|(next, _)| fits(bytes, next)) {
                 joined.extend_from_slice(&next);
                 bytes += next.len();
                 count += 1;
@@ -234,24 +327,25 @@ impl Room {
         };
         self.pending_bytes -= bytes;
         self.round = Some(Round { frames, count, base, cursor: 0, since });
+        bytes
     }
 
-    /// Goes on with the round; whether it ended.
-    fn slice(&mut self, sessions: &mut Sessions, metrics: &Metrics) -> bool {
-        let Some(round) = &mut self.round else { return true };
-        let begun = Instant::now();
-        let from = round.cursor;
-        let to = self.places.len().min(from + SLICE_SOCKETS);
+    /// Goes on with the round, if there is one, as far as the budget goes; how many bytes of
+    /// splices it sent.
+    fn slice(&mut self, sessions: &mut Sessions, budget: &mut Budget, metrics: &Metrics) -> usize {
+        let Some(round) = &mut self.round else { return 0 };
         let end = round.base + round.frames.len() as u64;
         let mut whole = 0;
         let mut parts = 0;
         let mut bytes = 0;
-        for place in from..to {
-            if place % CLOCK_SOCKETS == 0 && place > from && begun.elapsed() >= SLICE {
-                break;
+        let mut spliced_bytes = 0;
+        while round.cursor < self.places.len() && budget.take() {
+            let slot = self.places[round.cursor];
+            round.cursor += 1;
+            if slot == NOBODY {
+                continue;
             }
-            round.cursor = place + 1;
-            let Some(slot) = self.places[place] else { continue };
+            let slot = slot as usize;
             let Some(session) = sessions.at_mut(slot) else { continue };
             if session.splices == 0 && session.start <= round.base {
                 if deliver(sessions, slot, &round.frames, round.count, &self.metrics) {
@@ -259,7 +353,7 @@ impl Room {
                 }
                 continue;
             }
-            // The rare way: it came in mid-round, or unicasts split the round for it.
+            // The rare way: it came in mid-round, or something of its own splits the round for it.
             let mut position = round.base.max(session.start);
             let mut waiting = self.splices.remove(&slot).unwrap_or_default();
             while position < end || waiting.front().is_some_and(|splice| splice.at <= end) {
@@ -276,8 +370,9 @@ impl Room {
                     }
                     position = until;
                 }
-                if let Some(splice) = splice {
-                    let _ = splice.reply.send(sent(sessions.send(slot, &splice.frame)));
+                if let Some(Splice { part, reply, .. }) = splice {
+                    spliced_bytes += part.bytes();
+                    part.send(sessions, slot, reply, metrics);
                 }
             }
             if let Some(session) = sessions.at_mut(slot) {
@@ -289,12 +384,11 @@ impl Room {
         }
         self.metrics.deliveries.inc_by(whole * round.count + parts);
         metrics.delivery_bytes.inc_by(whole * round.frames.len() as u64 + bytes);
-        if round.cursor < self.places.len() {
-            return false;
+        if round.cursor == self.places.len() {
+            metrics.fanout_seconds.observe(round.since.elapsed().as_secs_f64());
+            self.round = None;
         }
-        metrics.fanout_seconds.observe(round.since.elapsed().as_secs_f64());
-        self.round = None;
-        true
+        spliced_bytes
     }
 
     /// Closes the gaps that leavers made, once they are half of the places.
@@ -302,9 +396,9 @@ impl Room {
         if self.places.len() < 2 * self.live + 16 {
             return;
         }
-        self.places.retain(Option::is_some);
-        for (place, slot) in self.places.iter().enumerate() {
-            if let Some(session) = slot.and_then(|slot| sessions.at_mut(slot)) {
+        self.places.retain(|&slot| slot != NOBODY);
+        for (place, &slot) in (0..).zip(&self.places) {
+            if let Some(session) = sessions.at_mut(slot as usize) {
                 session.place = place;
             }
         }
@@ -334,10 +428,9 @@ fn deliver(
     }
 }
 
-fn sent(sent: Sent) -> Answer {
-    match sent {
-        Sent::Written | Sent::Queued => Answer::Delivered,
-        Sent::Full => Answer::OutboxFull,
-        Sent::Gone => Answer::Gone,
+/// Nobody may be waiting for it any more.
+fn reply(to: Option<Reply>, answer: Answer) {
+    if let Some(to) = to {
+        let _ = to.send(answer);
     }
 }

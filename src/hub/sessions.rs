@@ -33,6 +33,9 @@ use crate::proto::session_id::{PodId, SessionId};
 /// not listened to, and answers (pongs, echoes) cannot pile up.
 const READ_PAUSE_BYTES: usize = 64 * 1024;
 
+/// Timers of one turn.
+const TIMERS_MAX: usize = 256;
+
 pub struct Sessions {
     pub pod: PodId,
     pub shard: u8,
@@ -69,7 +72,7 @@ pub struct Session {
     random: [u8; 16],
     /// Where its room lies, and where in it this session stands.
     pub room: usize,
-    pub place: usize,
+    pub place: u32,
     /// The room's position when it came: nothing before it is for this session.
     pub start: u64,
     /// Unicasts that wait in the room for a round to come by.
@@ -222,7 +225,7 @@ impl Sessions {
             metrics,
             random,
             room: usize::MAX,
-            place: usize::MAX,
+            place: u32::MAX,
             start: 0,
             splices: 0,
             phase: Phase::Reserved,
@@ -329,12 +332,15 @@ impl Sessions {
 
     fn queue(&mut self, slot: usize, frames: Bytes, written: usize) -> Sent {
         let more = frames.len() - written;
-        let shard_bytes_max = self.config.outbox_total_bytes_max / self.config.shards;
+        let share = self.config.outbox_total_bytes_max / self.config.shards;
+        let shard_bytes_max = share.max(self.config.frame_bytes_max);
         let session = &mut self.slab[slot];
         let outbox = session.outbox.get_or_insert_with(|| Box::new(Outbox::new(self.now_ms)));
         let fits = outbox.fits(more, self.config.outbox_bytes_max);
-        // Half a frame is on its way: the rest has to be kept, whatever the bounds say.
-        if written == 0 && (!fits || self.outbox_bytes + more > shard_bytes_max) {
+        // Half a frame on its way has to be kept whatever the bounds say; so has a farewell, which
+        // is small and comes once.
+        let is_bounded = written == 0 && session.phase != Phase::Lingering;
+        if is_bounded && (!fits || self.outbox_bytes + more > shard_bytes_max) {
             if outbox.is_empty() {
                 session.outbox = None;
             }
@@ -358,9 +364,16 @@ impl Sessions {
             let before = outbox.bytes();
             flushed = outbox.flush(socket, self.now_ms);
             self.outbox_bytes -= before - outbox.bytes();
-            if outbox.is_empty() {
+            let waiting = outbox.bytes();
+            if waiting == 0 {
                 session.outbox = None;
-            } else if flushed.is_ok() {
+            }
+            if waiting <= READ_PAUSE_BYTES && std::mem::take(&mut session.read_held) {
+                // While nobody read it, its silence meant nothing.
+                session.heard_ms = self.now_ms;
+                self.ready.push(slot);
+            }
+            if waiting > 0 && flushed.is_ok() {
                 return;
             }
         }
@@ -369,11 +382,6 @@ impl Sessions {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
             Err(_) => return self.lost(slot),
-        }
-        if std::mem::take(&mut session.read_held) {
-            // While nobody read it, its silence meant nothing.
-            session.heard_ms = self.now_ms;
-            self.ready.push(slot);
         }
         if session.phase == Phase::Lingering {
             self.farewell_sent(slot);
@@ -389,7 +397,12 @@ impl Sessions {
                     socket.finish();
                 }
             }
-            After::Free => self.finish(slot),
+            After::Free => {
+                if let Some(socket) = &mut session.socket {
+                    socket.finish();
+                }
+                self.finish(slot);
+            }
         }
     }
 
@@ -463,8 +476,9 @@ impl Sessions {
 
     /// The server closes: tells the client, and waits for its close frame.
     pub fn close(&mut self, slot: usize, close: Close, cause: Cause) {
-        let after = match cause {
-            Cause::Protocol | Cause::TooBig => After::Fin,
+        // After a breach or a bug its bytes cannot be told apart any more, its close frame neither.
+        let after = match (cause, close.code) {
+            (Cause::Protocol | Cause::TooBig, _) | (_, 1011) => After::Fin,
             _ => After::ClientsClose,
         };
         self.end(slot, Some((&close, after)), close.clone(), cause);
@@ -477,9 +491,7 @@ impl Sessions {
             self.end(slot, Some((&close, After::Free)), close.clone(), Cause::Client);
         } else if session.after == After::ClientsClose {
             self.slab[slot].after = After::Free;
-            if self.slab[slot].outbox.is_none() {
-                self.finish(slot);
-            }
+            self.flush(slot);
         }
     }
 
@@ -490,11 +502,9 @@ impl Sessions {
         }
         let was_open = session.phase == Phase::Open;
         session.phase = Phase::Lingering;
-        self.inbound_bytes -= session.protocol.held_bytes();
-        if session.protocol.held_bytes() > 0 {
-            session.protocol = protocol::Session::new();
-        }
+        let held = session.protocol.held_bytes();
         session.protocol.begin_close();
+        self.inbound_bytes -= held - session.protocol.held_bytes();
         self.left.push(slot);
         let linger = match cause {
             // A client that reads again within that time learns why it was closed.
@@ -519,8 +529,7 @@ impl Sessions {
             }
             self.slab[slot].after = after;
             match self.put(slot, &frame::encode_close(close)) {
-                Sent::Written | Sent::Queued => self.flush(slot),
-                Sent::Full => self.finish(slot),
+                Sent::Written | Sent::Queued | Sent::Full => self.flush(slot),
                 Sent::Gone => {}
             }
         }
@@ -542,6 +551,7 @@ impl Sessions {
             let session = self.slab.remove(slot);
             self.index.remove(&session.random);
             self.outbox_bytes -= session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+            self.inbound_bytes -= session.protocol.held_bytes();
             self.occupied.fetch_sub(1, Ordering::Relaxed);
             // Dropping the socket closes it, and a closed socket leaves the poll by itself.
         }
@@ -552,9 +562,11 @@ impl Sessions {
         self.timers.peek().map(|&Reverse((due, ..))| due)
     }
 
-    /// Pings, closes and drops what the clock says.
+    /// Pings, closes and drops what the clock says: so many at a time, for sessions that came
+    /// together are often due together.
     pub fn run_timers(&mut self) {
-        while let Some(&Reverse((due, slot, generation, timer))) = self.timers.peek() {
+        for _ in 0..TIMERS_MAX {
+            let Some(&Reverse((due, slot, generation, timer))) = self.timers.peek() else { return };
             if due > self.now_ms {
                 return;
             }
@@ -564,9 +576,21 @@ impl Sessions {
                 match timer {
                     Timer::Beat => self.beat(slot),
                     Timer::Slow => self.check_slow(slot),
-                    Timer::Linger => self.finish(slot),
+                    Timer::Linger => self.check_linger(slot),
                 }
             }
+        }
+    }
+
+    /// A client that still takes what waits for it is given the time.
+    fn check_linger(&mut self, slot: usize) {
+        let session = &self.slab[slot];
+        let moved_ms = session.outbox.as_ref().map_or(0, |outbox| outbox.moved_ms);
+        let due = moved_ms + millis(self.config.close_timeout);
+        if session.outbox.is_some() && due > self.now_ms {
+            self.timers.push(Reverse((due, slot, session.generation, Timer::Linger)));
+        } else {
+            self.finish(slot);
         }
     }
 
@@ -646,12 +670,6 @@ impl Session {
 
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
-    }
-
-    /// Whether a frame can go straight to the socket.
-    #[inline]
-    pub fn is_clear(&self) -> bool {
-        self.phase == Phase::Open && self.outbox.is_none()
     }
 
     /// A number that is this session's alone, for spreading things over sessions.

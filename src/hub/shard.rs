@@ -15,7 +15,7 @@ use mio::{Events, Poll, Token};
 use crate::hub::command::{Command, Farewell, Reply, Sweep};
 use crate::hub::mailbox::Post;
 use crate::hub::reading;
-use crate::hub::room::Rooms;
+use crate::hub::room::{Part, Rooms};
 use crate::hub::sessions::Sessions;
 use crate::proto::ask::{Answer, Reach};
 use crate::proto::close::{Cause, Close};
@@ -39,8 +39,9 @@ const CLOCK_COMMANDS: usize = 32;
 /// Events taken from the kernel in one turn: each may be a read of a full buffer.
 const EVENTS_MAX: usize = 256;
 
-/// Read in one call: what a busy client sends between two turns, several times over.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Read in one call: what a busy client sends between two turns, and no more than the events and
+/// answers of one turn should come of.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Sessions that one turn of a sweep ends, and that one listing looks at per turn.
 const SWEEP_SESSIONS: usize = 256;
@@ -119,6 +120,7 @@ impl Shard {
             self.rooms.slice(&mut self.sessions);
             self.rooms.leave_ended(&mut self.sessions);
             self.sessions.free_done();
+            self.post.settle(self.rooms.held_bytes());
 
             let now = self.sessions.outbox_bytes();
             if now != outbox_bytes {
@@ -175,14 +177,15 @@ impl Shard {
                 let _ = reply.send(answer);
             }
             Command::Close { id, grant, close, reply } => {
-                let answer = match self.granted(&id, &grant) {
+                let farewell = Part::Farewell(close, Cause::Kick);
+                match self.granted(&id, &grant) {
                     Some(slot) => {
-                        self.sessions.close(slot, close, Cause::Kick);
-                        Answer::Closed
+                        self.rooms.unicast(&mut self.sessions, slot, farewell, Some(reply));
                     }
-                    None => Answer::Gone,
-                };
-                let _ = reply.send(answer);
+                    None => {
+                        let _ = reply.send(Answer::Gone);
+                    }
+                }
             }
             Command::List { filter, after, limit, grant, reply } => {
                 let _ = reply.send(self.list(filter.as_deref(), after, limit, &grant));
@@ -201,8 +204,8 @@ impl Shard {
                     Answer::TooBig(self.frame_bytes_max)
                 }
                 Some((kind, payload)) => {
-                    let frame = frame::encode(kind, &payload);
-                    return self.rooms.unicast(&mut self.sessions, slot, frame, reply);
+                    let part = Part::Frame(frame::encode(kind, &payload));
+                    return self.rooms.unicast(&mut self.sessions, slot, part, Some(reply));
                 }
             },
         };
@@ -275,7 +278,8 @@ impl Shard {
                         Close::new(1012, format!("retry_after_ms={wait_ms}"))
                     }
                 };
-                self.sessions.close(slot, close, sweep.cause);
+                let farewell = Part::Farewell(close, sweep.cause);
+                self.rooms.unicast(&mut self.sessions, slot, farewell, None);
             }
         }
     }

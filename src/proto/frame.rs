@@ -206,21 +206,14 @@ pub fn unmask(payload: &mut [u8], key: [u8; 4]) {
 
 /// A whole server message as one unmasked, final frame, in one allocation.
 pub fn encode(kind: Kind, payload: &[u8]) -> Bytes {
-    let opcode = match kind {
-        Kind::Text => Opcode::Text,
-        Kind::Binary => Opcode::Binary,
-    };
-    write(opcode, &[payload])
+    let mut frame = Vec::new();
+    append(&mut frame, kind, payload);
+    Bytes::from(frame)
 }
 
 /// A ping; a payload over [`CONTROL_BYTES_MAX`] is cut to it.
 pub fn encode_ping(payload: &[u8]) -> Bytes {
     write(Opcode::Ping, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
-}
-
-/// A pong; a payload over [`CONTROL_BYTES_MAX`] is cut to it.
-pub fn encode_pong(payload: &[u8]) -> Bytes {
-    write(Opcode::Pong, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
 }
 
 /// A close frame; an empty one for the codes that are never written, 1005 and 1006.
@@ -233,8 +226,28 @@ pub fn encode_close(close: &Close) -> Bytes {
     write(Opcode::Close, &[&close.code.to_be_bytes(), close.reason.as_bytes()])
 }
 
+/// As `encode`, behind what is there.
+pub fn append(frames: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
+    let opcode = match kind {
+        Kind::Text => Opcode::Text,
+        Kind::Binary => Opcode::Binary,
+    };
+    write_to(frames, opcode, &[payload]);
+}
+
+/// A pong behind what is there; a payload over [`CONTROL_BYTES_MAX`] is cut to it.
+pub fn append_pong(frames: &mut Vec<u8>, payload: &[u8]) {
+    write_to(frames, Opcode::Pong, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]]);
+}
+
 /// One final, unmasked frame with these parts as its payload.
 fn write(opcode: Opcode, parts: &[&[u8]]) -> Bytes {
+    let mut frame = Vec::new();
+    write_to(&mut frame, opcode, parts);
+    Bytes::from(frame)
+}
+
+fn write_to(frames: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]]) {
     let payload_bytes: usize = parts.iter().map(|part| part.len()).sum();
     let mut head = [0; SERVER_HEAD_BYTES_MAX];
     head[0] = FIN | opcode as u8;
@@ -254,12 +267,15 @@ fn write(opcode: Opcode, parts: &[&[u8]]) -> Bytes {
             &head[..]
         }
     };
-    let mut frame = Vec::with_capacity(head.len() + payload_bytes);
-    frame.extend_from_slice(head);
-    for part in parts {
-        frame.extend_from_slice(part);
+    // A frame of its own takes what it needs and no more.
+    match frames.is_empty() {
+        true => frames.reserve_exact(head.len() + payload_bytes),
+        false => frames.reserve(head.len() + payload_bytes),
     }
-    Bytes::from(frame)
+    frames.extend_from_slice(head);
+    for part in parts {
+        frames.extend_from_slice(part);
+    }
 }
 
 /// The frame that is begun but not finished at `offset`; empty when `offset` is a frame's edge.
@@ -413,8 +429,10 @@ mod tests {
     fn a_control_frame_never_outgrows_its_limit() {
         let long = [b'x'; 200];
         encoded(encode_ping(b"a"), &[0x89, 1], b"a");
-        encoded(encode_pong(b""), &[0x8a, 0], b"");
-        encoded(encode_pong(&long), &[0x8a, 125], &long[..125]);
+        let mut frames = encode_ping(b"").to_vec();
+        append_pong(&mut frames, &long);
+        append(&mut frames, Kind::Text, b"a");
+        assert_eq!(frames, [&[0x89, 0, 0x8a, 125], &long[..125], &[0x81, 1], b"a"].concat());
         encoded(encode_close(&Close::new(1000, "")), &[0x88, 2], &[3, 0xe8]);
         encoded(encode_close(&Close::new(1001, "bye")), &[0x88, 5], b"\x03\xe9bye");
         encoded(encode_close(&Close::new(Close::NO_CODE, "")), &[0x88, 0], b"");

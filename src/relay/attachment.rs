@@ -1,7 +1,7 @@
 //! Attaching a client to its path, in the one order that loses nothing.
 //!
-//! Presence first, then the subscription, then the place in the shard, and only then the 101: a
-//! publish that is begun after the client saw its connection open finds all three.
+//! Presence first, then the place in the shard, then the confirmed subscription, and only then the
+//! 101: a publish that is begun after the client saw its connection open finds all three.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,15 +52,15 @@ impl Attachment {
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
         let attachment = Attachment { relay: relay.clone(), id, is_open: false };
+        let subscribed = relay.broker.subscribe(path);
         // Looked at only now: whoever changes one of these sweeps the sessions afterwards, so
         // either it is seen here, or the sweep finds the session in its place.
-        if relay.metrics.draining.get() != 0 {
+        if relay.is_leaving() {
             return Err(Unattached::Leaving);
         }
         if relay.paths.load().named(configured.pattern.text()).is_none() {
             return Err(Unattached::Removed);
         }
-        let subscribed = relay.broker.subscribe(path);
         match tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return Err(Unattached::Broker),

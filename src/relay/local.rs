@@ -44,6 +44,14 @@ impl Receiver for Local {
 
     fn ask(&self, ask: Ask) -> Pending<Answer> {
         let (reply, answer) = oneshot::channel();
+        let named = match &ask {
+            Ask::Unicast { to, .. } => Some(to.shard),
+            Ask::LookUp { id, .. } | Ask::Close { id, .. } => Some(id.shard),
+            Ask::List { .. } | Ask::Census => None,
+        };
+        if named.is_some_and(|shard| usize::from(shard) >= self.hub.shards()) {
+            return Box::pin(std::future::ready(Ok(Answer::Gone)));
+        }
         let told = match ask {
             Ask::Unicast { to, reach, content } => {
                 self.hub.tell(&to, Command::Unicast { to, reach, content, reply })
@@ -63,10 +71,8 @@ impl Receiver for Local {
         if told.is_err() {
             return Box::pin(std::future::ready(Ok(Answer::Overloaded)));
         }
-        Box::pin(async move {
-            // A reply is dropped unanswered only by a shard that does not exist.
-            Ok(answer.await.unwrap_or(Answer::Gone))
-        })
+        // A shard that ends with the pod answers nothing, which proves nothing.
+        Box::pin(async move { answer.await.map_err(|_| Failure::Unknown) })
     }
 }
 

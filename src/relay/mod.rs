@@ -38,6 +38,10 @@ const CROWDED_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks meanwhile: a mailbox drains a megabyte in less.
 const CROWDED_POLL: Duration = Duration::from_millis(5);
 
+/// Of how many paths on either side, in the order of paths, the nearest one is picked: telling it
+/// is a courtesy, and publishing to empty paths is ordinary.
+const NEAREST_OF: usize = 16;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What a msg may become as a frame.
@@ -90,6 +94,8 @@ pub struct Parts {
     pub events: Arc<Sse>,
     pub metrics: Arc<Metrics>,
     pub paths: Arc<Paths>,
+    /// Cancelled when the pod begins to leave.
+    pub leaving: CancellationToken,
 }
 
 pub struct Relay {
@@ -100,13 +106,14 @@ pub struct Relay {
     events: Arc<Sse>,
     metrics: Arc<Metrics>,
     paths: ArcSwap<Paths>,
+    leaving: CancellationToken,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
-        let Parts { broker, hub, presence, events, metrics, paths } = parts;
+        let Parts { broker, hub, presence, events, metrics, paths, leaving } = parts;
         let paths = ArcSwap::new(paths);
-        Relay { config, broker, hub, presence, events, metrics, paths }
+        Relay { config, broker, hub, presence, events, metrics, paths, leaving }
     }
 
     /// The configured paths, as of now.
@@ -179,13 +186,15 @@ impl Relay {
                 Ok(answer) => Err(Refusal::from(answer)),
                 Err(refusal) => Err(refusal),
             };
-            metrics.unicast(match &outcome {
-                Ok(()) => "delivered",
-                Err(Refusal::Gone) => "gone",
-                Err(Refusal::Unknown) => "unknown",
-                Err(Refusal::OutboxFull) => "outbox_full",
-                Err(_) => "refused",
-            });
+            let results = &metrics.unicasts;
+            let result = match &outcome {
+                Ok(()) => &results.delivered,
+                Err(Refusal::Gone) => &results.gone,
+                Err(Refusal::Unknown) => &results.unknown,
+                Err(Refusal::OutboxFull) => &results.outbox_full,
+                Err(_) => &results.refused,
+            };
+            result.inc();
             outcome
         }
     }
@@ -304,13 +313,18 @@ impl Relay {
 
     /// The path with clients on this pod that is most like this one.
     pub fn nearest(&self, path: &Path) -> Option<PathCount> {
-        let census = self.presence.census();
-        census.into_iter().min_by_key(|count| distance(count.path.as_str(), path.as_str()))
+        let candidates = self.presence.around(path, NEAREST_OF);
+        candidates.into_iter().min_by_key(|count| distance(count.path.as_str(), path.as_str()))
     }
 
     /// Hears events from now on.
     pub fn listen(&self, topic: Topic) -> Listener {
         self.events.listen(topic)
+    }
+
+    /// Whether this pod takes nobody in any more.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
     }
 
     /// What is not alive, if anything: shards that do not turn.
@@ -323,7 +337,7 @@ impl Relay {
 
     /// What keeps this pod from being ready, if anything.
     pub fn readiness(&self) -> Result<(), String> {
-        if self.metrics.draining.get() != 0 {
+        if self.is_leaving() {
             return Err("this pod is leaving".to_owned());
         }
         self.liveness()

@@ -1,14 +1,15 @@
 //! What the stories in `tests/` are told with: a gateway as a child process, and clients,
 //! publishers and listeners at its doors.
 //!
-//! Nothing here knows the gateway's code: it speaks bytes, HTTP and signals, so that the tests
-//! read as a stranger's programs would. Every wait ends, with the awaited thing in its message.
+//! All but `pod` knows nothing of the gateway's code: it speaks bytes, HTTP and signals, so that
+//! the tests read as a stranger's programs would. Every wait ends, with the awaited thing in its message.
 
 #![allow(dead_code, reason = "each test file compiles its own copy and uses a part of it")]
 
 pub mod client;
 pub mod events;
 pub mod gateway;
+pub mod pod;
 pub mod tls;
 pub mod wait;
 pub mod wire;

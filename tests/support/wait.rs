@@ -46,3 +46,13 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
 pub async fn poll_pause() {
     tokio::time::sleep(POLL_INTERVAL).await;
 }
+
+/// As [`eventually`], for tests without a runtime.
+#[track_caller]
+pub fn until(what: &str, mut probe: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !probe() {
+        assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}

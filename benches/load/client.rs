@@ -1,0 +1,198 @@
+//! One client: its socket, and what came on it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use mio::net::TcpStream;
+use socket2::{Domain, Socket, Type};
+
+use crate::load::frames::{self, Frame, Walk};
+use crate::load::sequence::{Arrival, Sequence};
+use crate::load::stamp::Stamp;
+
+/// A connection on one machine is there at once, or the server's backlog is full.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The answer to the key that every client of a run sends (RFC 6455 section 1.3 has the pair).
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// A longer answer to a handshake makes no sense.
+const ANSWER_BYTES_MAX: usize = 4096;
+
+pub struct Client {
+    pub stream: TcpStream,
+    phase: Phase,
+    walk: Walk,
+    sequence: Sequence,
+    /// What it got, and how often it was pinged.
+    pub messages: u64,
+    pub bytes: u64,
+    pub pings: u32,
+}
+
+enum Phase {
+    /// The handshake was sent; what came of the answer.
+    Asked(Vec<u8>),
+    Open,
+    Closed,
+}
+
+/// What all clients of a run got, together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    pub opened: usize,
+    pub closed: usize,
+    /// The code of the last close frame, if one came.
+    pub close_code: Option<u16>,
+    pub messages: u64,
+    pub bytes: u64,
+    pub reads: u64,
+    /// Missing and not come late.
+    pub lost: u64,
+    pub late: u64,
+    pub again: u64,
+}
+
+impl Client {
+    /// Connects from `source` and asks for `path`.
+    pub fn ask(source: SocketAddr, server: SocketAddr, path: &str) -> anyhow::Result<Client> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&source.into()).with_context(|| format!("no port of {source} is free"))?;
+        socket.connect_timeout(&server.into(), CONNECT_TIMEOUT).context("cannot connect")?;
+        socket.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(socket.into());
+        stream.write_all(handshake(server, path).as_bytes())?;
+        Ok(Client {
+            stream,
+            phase: Phase::Asked(Vec::new()),
+            walk: Walk::default(),
+            sequence: Sequence::default(),
+            messages: 0,
+            bytes: 0,
+            pings: 0,
+        })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// Sends a frame. A socket of a client never has so much waiting that it would not fit.
+    pub fn say(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(frame).context("a client cannot write")
+    }
+
+    /// Reads what is there, into a buffer that all clients share, and answers pings. Where the
+    /// server `is_ending`, no later event will tell of the end: so that is read too.
+    pub fn read(
+        &mut self,
+        buffer: &mut [u8],
+        is_ending: bool,
+        tally: &mut Tally,
+        heard: &mut impl FnMut(Stamp),
+    ) -> anyhow::Result<()> {
+        loop {
+            let n = match self.stream.read(buffer) {
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // The end, whatever its form.
+                Err(_) => 0,
+            };
+            tally.reads += 1;
+            if n == 0 {
+                if let Phase::Asked(_) = self.phase {
+                    bail!("the server hung up during a handshake");
+                }
+                tally.closed += usize::from(!self.is_closed());
+                self.phase = Phase::Closed;
+                return Ok(());
+            }
+            self.take(&buffer[..n], tally, heard)?;
+            if n < buffer.len() && !is_ending {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        tally: &mut Tally,
+        heard: &mut impl FnMut(Stamp),
+    ) -> anyhow::Result<()> {
+        let Phase::Asked(answer) = &mut self.phase else {
+            return self.frames(bytes, tally, heard);
+        };
+        answer.extend_from_slice(bytes);
+        let Some(end) = head_end(answer)? else { return Ok(()) };
+        let early = answer.split_off(end);
+        check_answer(answer)?;
+        self.phase = Phase::Open;
+        tally.opened += 1;
+        self.frames(&early, tally, heard)
+    }
+
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        tally: &mut Tally,
+        heard: &mut impl FnMut(Stamp),
+    ) -> anyhow::Result<()> {
+        let Client { stream, walk, sequence, messages, bytes: total, pings, .. } = self;
+        let mut answered = Ok(());
+        walk.walk(bytes, |frame| match frame {
+            Frame::Message { stamp, bytes } => {
+                *messages += 1;
+                *total += bytes as u64;
+                tally.messages += 1;
+                tally.bytes += bytes as u64;
+                match sequence.take(stamp.seq) {
+                    Arrival::InOrder => {}
+                    Arrival::AfterGap(missing) => tally.lost += missing,
+                    Arrival::Late => {
+                        tally.late += 1;
+                        tally.lost -= 1;
+                    }
+                    Arrival::Again => tally.again += 1,
+                }
+                heard(stamp);
+            }
+            Frame::Ping(payload) => {
+                *pings += 1;
+                answered = stream.write_all(&frames::pong(payload));
+            }
+            Frame::Close(code) => tally.close_code = Some(code),
+        })?;
+        answered.context("a client cannot answer a ping")
+    }
+}
+
+/// The opening handshake; with an `Origin`, as browsers send it and servers check it.
+pub fn handshake(server: SocketAddr, path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {server}\r\nOrigin: http://{server}\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// Where an answer's head ends, once it does.
+pub fn head_end(answer: &[u8]) -> anyhow::Result<Option<usize>> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+    if end.is_none() && answer.len() > ANSWER_BYTES_MAX {
+        bail!("the answer to a handshake does not end");
+    }
+    Ok(end)
+}
+
+/// Whether a head says that the WebSocket is open.
+pub fn check_answer(head: &[u8]) -> anyhow::Result<()> {
+    let head = std::str::from_utf8(head).context("the answer to a handshake is not text")?;
+    if !head.starts_with("HTTP/1.1 101 ") || !head.contains(ACCEPT) {
+        bail!("a handshake was answered {:?}", head.lines().next().unwrap_or_default());
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Many clients on one thread: connected with a bound on handshakes in flight, read in turns.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::load::client::{Client, Tally};
+use crate::load::descriptors;
+use crate::load::frames;
+use crate::load::source;
+use crate::load::stamp::Stamp;
+
+/// More than a client is ever sent between two turns, so that one read drains a socket.
+const BUFFER_BYTES: usize = 512 * 1024;
+
+const EVENTS_MAX: usize = 1024;
+
+/// How long a crowd may take to come or go without one client getting further.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a turn waits when nothing happens, where nobody asked for another time.
+const WAIT: Duration = Duration::from_millis(20);
+
+pub struct Crowd {
+    server: SocketAddr,
+    poll: Poll,
+    events: Events,
+    buffer: Box<[u8]>,
+    clients: Vec<Client>,
+    pub tally: Tally,
+}
+
+impl Crowd {
+    pub fn new(server: SocketAddr) -> anyhow::Result<Crowd> {
+        Ok(Crowd {
+            server,
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS_MAX),
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            clients: Vec::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Opens `count` more clients on `path`, `in_flight` handshakes at a time.
+    pub fn connect(&mut self, count: usize, path: &str, in_flight: usize) -> anyhow::Result<()> {
+        let target = self.clients.len() + count;
+        descriptors::allow(target)?;
+        self.clients.reserve_exact(count);
+        let opened = self.tally.opened;
+        let before = self.clients.len();
+        let mut progress = Progress::start();
+        loop {
+            let open = self.tally.opened - opened;
+            if open == count {
+                return self.check();
+            }
+            progress.made(open).with_context(|| format!("{open} of {count} clients are open"))?;
+            while self.clients.len() < target && self.clients.len() - before - open < in_flight {
+                self.begin(path)?;
+            }
+            self.turn(WAIT, |_| {})?;
+        }
+    }
+
+    fn begin(&mut self, path: &str) -> anyhow::Result<()> {
+        let number = self.clients.len();
+        let mut client = Client::ask(source::next(), self.server, path)?;
+        self.poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
+        self.clients.push(client);
+        Ok(())
+    }
+
+    /// Reads every client that has something, once; waits up to `wait` for the first.
+    pub fn turn(&mut self, wait: Duration, mut heard: impl FnMut(Stamp)) -> anyhow::Result<()> {
+        let mut wait = Some(wait);
+        // Bounded: under load there is always a client that has something again.
+        for _ in 0..=self.clients.len() / EVENTS_MAX {
+            match self.poll.poll(&mut self.events, wait.replace(Duration::ZERO)) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+                polled => polled?,
+            }
+            let mut count = 0;
+            for event in &self.events {
+                count += 1;
+                let number = event.token().0;
+                let Some(client) = self.clients.get_mut(number) else { continue };
+                client
+                    .read(&mut self.buffer, event.is_read_closed(), &mut self.tally, &mut heard)
+                    .with_context(|| format!("client {number}"))?;
+            }
+            if count < EVENTS_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when a client was closed that should be open.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.tally.closed > 0 {
+            bail!("{} clients were closed, code {:?}", self.tally.closed, self.tally.close_code);
+        }
+        Ok(())
+    }
+
+    /// Each client sends a frame.
+    pub fn say(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+        self.clients.iter_mut().try_for_each(|client| client.say(frame))
+    }
+
+    /// The fewest messages that a client got, and the most.
+    pub fn messages(&self) -> (u64, u64) {
+        let messages = || self.clients.iter().map(|client| client.messages);
+        (messages().min().unwrap_or(0), messages().max().unwrap_or(0))
+    }
+
+    /// The fewest pings that a client got.
+    pub fn pings(&self) -> u32 {
+        self.clients.iter().map(|client| client.pings).min().unwrap_or(0)
+    }
+
+    /// Closes every client in good order, and forgets them.
+    pub fn leave(&mut self) -> anyhow::Result<()> {
+        self.say(&frames::close())?;
+        let mut progress = Progress::start();
+        while self.tally.closed < self.clients.len() {
+            let (closed, all) = (self.tally.closed, self.clients.len());
+            progress.made(closed).with_context(|| format!("{closed} of {all} clients are gone"))?;
+            self.turn(WAIT, |_| {})?;
+        }
+        self.clients.clear();
+        self.tally.closed = 0;
+        Ok(())
+    }
+}
+
+/// Whether something still moves.
+struct Progress {
+    last: usize,
+    since: Instant,
+}
+
+impl Progress {
+    fn start() -> Progress {
+        Progress { last: 0, since: Instant::now() }
+    }
+
+    fn made(&mut self, now: usize) -> anyhow::Result<()> {
+        if now != self.last {
+            *self = Progress { last: now, since: Instant::now() };
+        }
+        ensure!(self.since.elapsed() < PATIENCE, "nothing happened for {PATIENCE:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! How long something took, many times over (HdrHistogram).
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Below it the clock's own cost shows.
+const LOWEST_NS: u64 = 1_000;
+
+/// Above it a run has failed long ago.
+const HIGHEST_NS: u64 = 60_000_000_000;
+
+const DIGITS: u8 = 3;
+
+#[derive(Debug)]
+pub struct Latency(Histogram<u64>);
+
+impl Latency {
+    pub fn new() -> Latency {
+        let histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS);
+        Latency(histogram.expect("the bounds are in order"))
+    }
+
+    #[inline]
+    pub fn record(&mut self, taken_ns: u64) {
+        self.0.saturating_record(taken_ns);
+    }
+
+    /// Of something begun every `interval` by somebody who waits for it: what a late one kept from
+    /// being begun is added as it would have been (coordinated omission).
+    pub fn record_paced(&mut self, taken_ns: u64, interval: Duration) {
+        let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        if self.0.record_correct(taken_ns, interval_ns).is_err() {
+            self.record(taken_ns);
+        }
+    }
+}
+
+/// In milliseconds.
+impl fmt::Display for Latency {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |ns: u64| ns as f64 / 1e6;
+        let at = |quantile| ms(self.0.value_at_quantile(quantile));
+        let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), ms(self.0.max()));
+        write!(out, "p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2} ms")
+    }
+}

@@ -1,0 +1,68 @@
+//! What a process has used, from `/proc`.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// Linux counts a process's time for user space in hundredths of a second on every machine we
+/// build for.
+const TICK: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Process(pub u32);
+
+/// Memory that is resident, in KiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// `VmRSS`.
+    pub rss_kib: u64,
+    /// `Private_Dirty`: without pages of the program's file, which come and go with what ran.
+    pub private_kib: u64,
+}
+
+impl Process {
+    pub fn own() -> Process {
+        Process(std::process::id())
+    }
+
+    /// User and system time of all its threads, the ended ones included, in steps of 10 ms.
+    pub fn cpu(self) -> anyhow::Result<Duration> {
+        let stat = self.read("stat")?;
+        // The second field is the name in brackets, and may hold anything.
+        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+        let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+        let mut next = || ticks.next().context("stat is short")?.context("stat without a number");
+        Ok(TICK * (next()? + next()?))
+    }
+
+    /// How long its threads, taken together, were ready to run and had to wait for a processor: for
+    /// each other, or for what else the machine does. Threads that have ended count no more.
+    pub fn waited(self) -> anyhow::Result<Duration> {
+        let mut waited_ns = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            // One that ends meanwhile has nothing to tell.
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let waited = text.split_whitespace().nth(1).context("schedstat is short")?;
+            waited_ns += waited.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(waited_ns))
+    }
+
+    pub fn memory(self) -> anyhow::Result<Memory> {
+        let rss_kib = kib(&self.read("status")?, "VmRSS:")?;
+        let private_kib = kib(&self.read("smaps_rollup")?, "Private_Dirty:")?;
+        Ok(Memory { rss_kib, private_kib })
+    }
+
+    fn read(self, file: &str) -> anyhow::Result<String> {
+        let path = format!("/proc/{}/{file}", self.0);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    }
+}
+
+fn kib(text: &str, key: &str) -> anyhow::Result<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key));
+    let value = value.with_context(|| format!("no {key}"))?;
+    Ok(value.trim().trim_end_matches("kB").trim_end().parse()?)
+}

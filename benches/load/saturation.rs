@@ -1,0 +1,158 @@
+//! A closed loop: as many messages on their way to a crowd as the window allows, all the time.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use crate::load::clock::Clock;
+use crate::load::crowd::Crowd;
+use crate::load::gateway::{CROWD, Gateway};
+use crate::load::process::Process;
+use crate::load::publisher::Publisher;
+use crate::load::stamp::Stamp;
+use crate::load::window::Window;
+
+/// How long no message may get through before a run is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What one path's crowd is kept busy with. Several runs may follow each other.
+pub struct Saturation<'a> {
+    gateway: &'a Gateway,
+    publisher: Publisher,
+    window: Window,
+    clock: Clock,
+    /// How often the load looks what has come. Between two looks it costs nothing, and what comes
+    /// meanwhile is read at once.
+    poll: Duration,
+    bytes: usize,
+    message: Vec<u8>,
+}
+
+/// What happened between two moments of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    pub span: Duration,
+    pub messages: u64,
+    pub deliveries: u64,
+    pub cpu: Duration,
+    /// Of the load itself.
+    pub load_cpu: Duration,
+    /// How long the gateway and the load were kept waiting for a processor.
+    pub waited: Duration,
+    pub load_waited: Duration,
+    /// Rounds of all rooms: `deliveries` by the clients by this is frames per write.
+    pub rounds: f64,
+}
+
+struct Mark {
+    at: Instant,
+    messages: u64,
+    deliveries: u64,
+    cpu: Duration,
+    load_cpu: Duration,
+    waited: Duration,
+    load_waited: Duration,
+    rounds: f64,
+}
+
+impl<'a> Saturation<'a> {
+    pub fn new(
+        gateway: &'a Gateway,
+        crowd: &Crowd,
+        window: usize,
+        bytes: usize,
+        poll: Duration,
+    ) -> anyhow::Result<Saturation<'a>> {
+        Ok(Saturation {
+            gateway,
+            publisher: Publisher::connect(gateway.api)?,
+            window: Window::new(window, u32::try_from(crowd.len())?),
+            clock: Clock::start(),
+            poll,
+            bytes,
+            message: Vec::new(),
+        })
+    }
+
+    /// Warms up, calls `begin`, measures for `span`, and waits until everybody has everything.
+    pub fn run(
+        &mut self,
+        crowd: &mut Crowd,
+        warm_up: Duration,
+        span: Duration,
+        begin: impl FnOnce(),
+    ) -> anyhow::Result<Measured> {
+        self.turn_for(crowd, warm_up)?;
+        begin();
+        let from = self.mark(crowd)?;
+        self.turn_for(crowd, span)?;
+        let to = self.mark(crowd)?;
+        let until = Instant::now() + PATIENCE;
+        while !self.window.is_empty() {
+            ensure!(Instant::now() < until, "{} messages did not get through", self.window.open());
+            self.hear(crowd)?;
+        }
+        Ok(Measured {
+            span: to.at - from.at,
+            messages: to.messages - from.messages,
+            deliveries: to.deliveries - from.deliveries,
+            cpu: to.cpu - from.cpu,
+            load_cpu: to.load_cpu - from.load_cpu,
+            waited: to.waited.saturating_sub(from.waited),
+            load_waited: to.load_waited.saturating_sub(from.load_waited),
+            rounds: to.rounds - from.rounds,
+        })
+    }
+
+    fn turn_for(&mut self, crowd: &mut Crowd, span: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + span;
+        let mut done = self.window.done();
+        let mut since = Instant::now();
+        while Instant::now() < until {
+            while let Some(seq) = self.window.begin() {
+                Stamp { seq, sent_ns: self.clock.now_ns() }.write(&mut self.message, self.bytes);
+                self.publisher.begin(&format!("/v1/publish{CROWD}"), &self.message)?;
+            }
+            self.hear(crowd)?;
+            if self.window.done() != done {
+                (done, since) = (self.window.done(), Instant::now());
+            }
+            ensure!(
+                since.elapsed() < PATIENCE,
+                "no message got through for {PATIENCE:?}: {:?}",
+                crowd.tally
+            );
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, crowd: &mut Crowd) -> anyhow::Result<()> {
+        sleep(self.poll);
+        let window = &mut self.window;
+        crowd.turn(Duration::ZERO, |stamp| window.arrived(stamp.seq))?;
+        crowd.check()?;
+        self.publisher.expect(202).context("publishing")
+    }
+
+    fn mark(&self, crowd: &Crowd) -> anyhow::Result<Mark> {
+        Ok(Mark {
+            at: Instant::now(),
+            messages: self.window.done(),
+            deliveries: crowd.tally.messages,
+            cpu: self.gateway.process.cpu()?,
+            load_cpu: Process::own().cpu()?,
+            waited: self.gateway.process.waited()?,
+            load_waited: Process::own().waited()?,
+            rounds: self.gateway.metric("pathcast_fanout_seconds_count")?,
+        })
+    }
+}
+
+impl Measured {
+    /// Frames that one socket was handed at once, on average.
+    pub fn frames_per_write(&self, clients: usize, shards: usize) -> f64 {
+        let rooms = shards.min(clients) as f64;
+        self.deliveries as f64 / clients as f64 * rooms / self.rounds.max(1.0)
+    }
+}

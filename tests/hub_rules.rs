@@ -1,0 +1,126 @@
+//! Rules of a shard that only show from close by: order of farewells, bounds, accounts.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pathcast::hub::command::Command;
+use pathcast::proto::ask::{Answer, Reach};
+use pathcast::proto::grant::Grant;
+use pathcast::proto::msg::Content;
+use support::pod::{Deaf, Pod, path, roomy};
+use support::wait::{DEADLINE, until};
+use tokio::sync::oneshot;
+
+fn pod(change: impl FnOnce(&mut pathcast::hub::Config)) -> Pod {
+    let mut config = roomy(1);
+    change(&mut config);
+    Pod::start(config, Arc::new(Deaf))
+}
+
+#[test]
+fn a_kick_comes_after_what_was_broadcast_before_it() {
+    let pod = pod(|_| {});
+    for round in 0..300 {
+        let (mut client, id) = pod.join(0);
+        assert!(pod.broadcast(0, "last word"));
+        assert_eq!(pod.kick(id), Answer::Closed);
+        let mut heard = [0; 15];
+        client.read_exact(&mut heard).expect("a message and a close frame");
+        assert_eq!(&heard[..11], b"\x81\x09last word", "round {round}");
+        assert_eq!(heard[11], 0x88, "round {round}");
+    }
+}
+
+#[test]
+fn what_waits_in_rooms_counts_against_the_mailboxs_bound() {
+    let pod = pod(|config| {
+        config.mailbox_bytes_max = 1 << 20;
+        config.frame_bytes_max = 1 << 20;
+    });
+    let clients: Vec<_> = (0..500).map(|_| pod.join(0)).collect();
+    let text = "x".repeat(60_000);
+    let taken = (0..10_000).take_while(|_| pod.broadcast(0, &text)).count();
+    assert!(taken * text.len() < 8 << 20, "{taken} were taken before one was refused");
+    assert!(pod.hub.is_crowded());
+    drop(clients);
+    until("the room is empty and takes again", || !pod.hub.is_crowded());
+}
+
+#[test]
+fn half_a_message_of_one_who_was_kicked_is_not_counted_for_ever() {
+    let pod = pod(|config| {
+        config.message_bytes_max = 1000;
+        config.inbound_total_bytes_max = 1000;
+        config.close_timeout = Duration::from_millis(50);
+    });
+    for _ in 0..20 {
+        let (mut client, id) = pod.join(0);
+        client.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0, 1, 2, 3]).expect("it is open");
+        assert_eq!(pod.kick(id), Answer::Closed);
+        client.write_all(&[4, 5, 6]).expect("it lingers");
+        until("it is forgotten", || pod.hub.occupied() == 0);
+    }
+    let (mut client, _) = pod.join(0);
+    client.write_all(&[0x02, 0x81, 0, 0, 0, 0, 1]).expect("it is open");
+    client.write_all(&[0x89, 0x80, 0, 0, 0, 0]).expect("it is open");
+    let mut pong = [0; 2];
+    client.read_exact(&mut pong).expect("it is served");
+    assert_eq!(pong, [0x8a, 0]);
+}
+
+#[test]
+fn one_who_is_kicked_in_mid_frame_can_still_close_in_good_order() {
+    let pod = pod(|config| config.close_timeout = 10 * DEADLINE);
+    let (mut client, id) = pod.join(0);
+    client.write_all(&[0x82, 0x80 | 10, 0, 0, 0, 0, 1, 1, 1]).expect("it is open");
+    assert_eq!(pod.kick(id), Answer::Closed);
+    client.write_all(&[1; 7]).expect("it lingers");
+    client.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x0f, 0xa0]).expect("it lingers");
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).expect("the server ends it, and long before its patience does");
+    assert_eq!(heard, b"\x88\x08\x0f\xa0kicked");
+}
+
+#[test]
+fn a_flood_of_pings_is_answered_whole_and_in_order() {
+    let pod = pod(|_| {});
+    let (mut client, _) = pod.join(0);
+    let mut pings = Vec::new();
+    let mut pongs = Vec::new();
+    for number in 0..20_000u32 {
+        let bytes = number.to_be_bytes();
+        pings.extend_from_slice(&[0x89, 0x84, 0, 0, 0, 0]);
+        pings.extend_from_slice(&bytes);
+        pongs.extend_from_slice(&[0x8a, 4]);
+        pongs.extend_from_slice(&bytes);
+    }
+    let mut writer = client.try_clone().expect("a socket can be shared");
+    let writing = std::thread::spawn(move || writer.write_all(&pings));
+    let mut heard = vec![0; pongs.len()];
+    client.read_exact(&mut heard).expect("every ping is answered");
+    assert!(heard == pongs, "the pongs are the pings");
+    writing.join().expect("it wrote").expect("it wrote all");
+}
+
+#[test]
+fn a_unicast_that_nobody_waits_for_is_dropped_and_counted() {
+    let pod = pod(|_| {});
+    let (mut client, id) = pod.join(0);
+    let (reply, answer) = oneshot::channel();
+    drop(answer);
+    let content = Content::text("late".to_owned());
+    let command = Command::Unicast { to: id, reach: Reach::Path(path(0)), content, reply };
+    pod.hub.tell(&id, command).expect("it fits");
+    assert!(pod.broadcast(0, "now"));
+    let mut heard = [0; 5];
+    client.read_exact(&mut heard).expect("a message");
+    assert_eq!(&heard, b"\x81\x03now");
+    assert_eq!(pod.metrics.unicasts.late.get(), 1);
+    let (reply, answer) = oneshot::channel();
+    let command = Command::LookUp { id, grant: Grant::All, reply };
+    pod.hub.tell(&id, command).expect("it fits");
+    assert!(matches!(answer.blocking_recv(), Ok(Answer::Info(_))), "and the session lives");
+}

@@ -1,0 +1,116 @@
+//! The load of the benches finds what it is there to find: a figure of a run that lost something
+//! must not look like one.
+
+#[path = "../benches/load"]
+mod load {
+    pub mod frames;
+    pub mod sequence;
+    pub mod stamp;
+    pub mod window;
+}
+
+use crate::load::frames::{self, Frame, Walk};
+use crate::load::sequence::{Arrival, Sequence};
+use crate::load::stamp::Stamp;
+use crate::load::window::Window;
+
+#[track_caller]
+fn check(seqs: &[u64], expected: &[Arrival]) {
+    let mut sequence = Sequence::default();
+    let arrivals: Vec<Arrival> = seqs.iter().map(|&seq| sequence.take(seq)).collect();
+    assert_eq!(arrivals, expected, "{seqs:?}");
+}
+
+#[test]
+fn a_sequence_tells_missing_from_late_from_repeated() {
+    use Arrival::{AfterGap, Again, InOrder, Late};
+    check(&[0, 1, 2], &[InOrder, InOrder, InOrder]);
+    check(&[0, 2, 1, 3], &[InOrder, AfterGap(1), Late, InOrder]);
+    check(&[0, 0], &[InOrder, Again]);
+    check(&[0, 1, 0], &[InOrder, InOrder, Again]);
+    check(&[3, 1, 1, 0], &[AfterGap(3), Late, Again, Late]);
+    check(&[62, 0, 0], &[AfterGap(62), Late, Again]);
+    check(&[63, 0], &[AfterGap(63), Late]);
+    check(&[200, 200, 1], &[AfterGap(200), Again, Again]);
+}
+
+fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len();
+    let mut frame = vec![first];
+    match len {
+        0..126 => frame.push(len as u8),
+        126..65_536 => {
+            frame.push(126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// What a walk hears when the bytes come in pieces of `size`.
+fn heard(bytes: &[u8], size: usize) -> Vec<String> {
+    let mut walk = Walk::default();
+    let mut heard = Vec::new();
+    for piece in bytes.chunks(size) {
+        let outcome = walk.walk(piece, |frame| {
+            heard.push(match frame {
+                Frame::Message { stamp, bytes } => format!("message {} of {bytes}", stamp.seq),
+                Frame::Ping(payload) => format!("ping {payload:?}"),
+                Frame::Close(code) => format!("close {code}"),
+            });
+        });
+        outcome.expect("good frames");
+    }
+    heard
+}
+
+#[test]
+fn a_walk_hears_the_same_however_the_bytes_are_cut() {
+    let mut bytes = Vec::new();
+    let mut message = Vec::new();
+    for (seq, len) in [(0, 16), (1, 100), (2, 125), (3, 126), (4, 70_000), (5, 40)] {
+        Stamp { seq, sent_ns: seq + 7 }.write(&mut message, len);
+        bytes.extend_from_slice(&server_frame(0x82, &message));
+        bytes.extend_from_slice(&server_frame(0x89, b"are you there"));
+    }
+    bytes.extend_from_slice(&server_frame(0x88, &[0x03, 0xf4]));
+    let whole = heard(&bytes, bytes.len());
+    assert_eq!(whole.len(), 13);
+    assert_eq!(whole[8], "message 4 of 70000");
+    assert_eq!(whole[12], "close 1012");
+    for size in [1, 2, 3, 7, 17, 113, 4096] {
+        assert_eq!(heard(&bytes, size), whole, "in pieces of {size}");
+    }
+}
+
+#[test]
+fn a_walk_refuses_what_a_server_must_not_send() {
+    let refuses = |bytes: &[u8]| Walk::default().walk(bytes, |_| {}).is_err();
+    assert!(refuses(&server_frame(0x02, &[0; 20])), "a fragment");
+    assert!(refuses(&server_frame(0xc2, &[0; 20])), "a reserved bit");
+    assert!(refuses(&server_frame(0x82, &[0; 15])), "no stamp");
+    assert!(refuses(&server_frame(0x83, &[0; 20])), "an unknown opcode");
+    for masked in [frames::text(b"x"), frames::pong(b""), frames::close()] {
+        assert!(refuses(&masked), "a mask");
+    }
+}
+
+#[test]
+fn a_window_is_full_until_everybody_has_its_oldest_message() {
+    let mut window = Window::new(2, 3);
+    assert_eq!([window.begin(), window.begin(), window.begin()], [Some(0), Some(1), None]);
+    for seq in [0, 0, 1, 0] {
+        assert_eq!(window.begin(), None);
+        window.arrived(seq);
+    }
+    assert_eq!((window.done(), window.open(), window.begin()), (1, 1, Some(2)));
+    [1, 1, 2, 2].into_iter().for_each(|seq| window.arrived(seq));
+    assert!(!window.is_empty());
+    window.arrived(2);
+    assert!(window.is_empty());
+}

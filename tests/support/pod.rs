@@ -1,0 +1,126 @@
+//! A pod without its doors: hub, presence and memory broker, with sockets put in by hand.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pathcast::broker::memory::Memory;
+use pathcast::hub::command::{Command, Frames, Greeting};
+use pathcast::hub::inbound::{Inbound, Who};
+use pathcast::hub::presence::Presence;
+use pathcast::hub::socket::Socket;
+use pathcast::hub::{Config, Hub};
+use pathcast::metrics::Metrics;
+use pathcast::proto::ask::Answer;
+use pathcast::proto::close::{Cause, Close};
+use pathcast::proto::frame::{Kind, encode};
+use pathcast::proto::grant::Grant;
+use pathcast::proto::path::Path;
+use pathcast::proto::paths::{Configured, Pattern};
+use pathcast::proto::session_id::{PodId, SessionId};
+use pathcast::relay::local::Local;
+use tokio::sync::oneshot;
+
+use super::wait::DEADLINE;
+
+pub const POD: PodId = PodId([7; 8]);
+
+/// Hears nothing.
+pub struct Deaf;
+
+impl Inbound for Deaf {
+    fn opened(&self, _: Who<'_>, _: Option<SocketAddr>, _: &Greeting) {}
+    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) {}
+    fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {}
+}
+
+pub struct Pod {
+    pub hub: Arc<Hub>,
+    pub broker: Memory<Local>,
+    pub metrics: Arc<Metrics>,
+    presence: Arc<Presence>,
+    listener: TcpListener,
+    configured: Arc<Configured>,
+}
+
+/// Limits that nothing here reaches by accident.
+pub fn roomy(shards: usize) -> Config {
+    Config {
+        shards,
+        sessions_max: 10_000,
+        message_bytes_max: 1 << 20,
+        frame_bytes_max: 1 << 20,
+        outbox_bytes_max: 1 << 30,
+        outbox_total_bytes_max: 1 << 32,
+        inbound_total_bytes_max: 1 << 30,
+        mailbox_bytes_max: 1 << 30,
+        slow_after: 2 * DEADLINE,
+        close_timeout: Duration::from_secs(1),
+    }
+}
+
+/// The concrete path of that number.
+pub fn path(number: usize) -> Path {
+    Path::parse(&format!("/ws/{number}")).expect("a good path")
+}
+
+impl Pod {
+    pub fn start(config: Config, inbound: Arc<dyn Inbound>) -> Pod {
+        let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
+        let presence = Arc::new(Presence::new(config.shards));
+        let frame_bytes_max = config.frame_bytes_max;
+        let hub = Arc::new(Hub::start(POD, config, &metrics, &inbound).expect("shards start"));
+        let local = Local {
+            hub: hub.clone(),
+            presence: presence.clone(),
+            metrics: metrics.clone(),
+            frame_bytes_max,
+        };
+        let pattern = Pattern::parse("/ws/{room}").expect("a good pattern");
+        Pod {
+            hub,
+            broker: Memory::new(POD, local),
+            metrics,
+            presence,
+            listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
+            configured: Arc::new(Configured::new(pattern)),
+        }
+    }
+
+    /// A client on the path of that number, connected and past its handshake.
+    pub fn join(&self, number: usize) -> (TcpStream, SessionId) {
+        let address = self.listener.local_addr().expect("it is bound");
+        let client = TcpStream::connect(address).expect("it listens");
+        client.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
+        let (server, _) = self.listener.accept().expect("it was connected to");
+        server.set_nonblocking(true).expect("a socket can be non-blocking");
+        let id = self.hub.place().expect("there is room");
+        let path = path(number);
+        self.presence.arrive(&path, &self.configured, id.shard.into()).expect("few paths");
+        self.hub.reserve(id, path, self.configured.clone(), &self.metrics);
+        self.hub.open(id, Socket::plain(server), Greeting::default());
+        (client, id)
+    }
+
+    /// Hands a text to one shard, past the broker; whether the shard took it.
+    pub fn broadcast(&self, number: usize, text: &str) -> bool {
+        let payload = Some(encode(Kind::Text, text.as_bytes()));
+        let frames = Frames { payload, whole: None };
+        self.hub.broadcast(&path(number), &frames, &[0]) == 0
+    }
+
+    /// Ends a session as a publisher may.
+    pub fn kick(&self, id: SessionId) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let command =
+            Command::Close { id, grant: Grant::All, close: Close::new(4000, "kicked"), reply };
+        self.hub.tell(&id, command).expect("a kick always fits");
+        answer.blocking_recv().expect("the shard lives")
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.hub.stop();
+    }
+}
