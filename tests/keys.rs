@@ -299,7 +299,7 @@ async fn keys_that_cannot_be_are_refused_at_the_start() {
     let with = |key: &str| format!("{DOORS}{PATHS}[[api.key]]\nname = \"k\"\n{key}\n");
     let publish = "scopes = [\"publish\"]";
     for (key, named) in [
-        (publish.to_owned(), "has no key"),
+        (publish.to_string(), "has no key"),
         (format!("key_file = \"/no/such/file\"\n{publish}"), "/no/such/file"),
         (format!("key_env = \"NO_SUCH_VARIABLE\"\n{publish}"), "key_env"),
         (format!("sha256 = \"12\"\n{publish}"), "sha256"),
