@@ -149,3 +149,16 @@ fn no_more_come_in_than_may_however_many_come_at_once() {
     assert_eq!(most.into_inner(), SESSIONS_MAX);
     until("everybody has gone", || pod.hub.occupied() == 0);
 }
+
+#[test]
+fn one_who_closes_still_gets_what_was_broadcast_before() {
+    let pod = pod(|_| {});
+    for round in 0..300 {
+        let (mut client, _) = pod.join(0);
+        assert!(pod.broadcast(0, "last word"));
+        client.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).expect("it is open");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).expect("an end in good order");
+        assert_eq!(heard, b"\x81\x09last word\x88\x02\x03\xe8", "round {round}");
+    }
+}

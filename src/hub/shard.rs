@@ -114,6 +114,9 @@ impl Shard {
             for slot in std::mem::take(&mut self.sessions.ready) {
                 reading::turn(&mut self.sessions, slot, &mut buffer);
             }
+            for slot in std::mem::take(&mut self.sessions.parting) {
+                self.rooms.unicast(&mut self.sessions, slot, Part::Echo, None);
+            }
             self.sessions.run_timers();
             self.sweep();
             self.rooms.leave_ended(&mut self.sessions);
