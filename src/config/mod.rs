@@ -4,9 +4,10 @@
 //! are laid over it (`variables`), keys, types and ranges are held against the schema
 //! (`schema`), the text becomes the wire structs (`wire`, `unit`), and these get their
 //! meaning (`meaning`, `keys`). Whatever goes wrong on the way is told once, at its place
-//! (`fault`). Nothing of the wire gets out: the parts see their own types only.
+//! (`fault`), without secrets (`excerpt`). Nothing of the wire gets out: the parts see their own types only.
 
 mod document;
+mod excerpt;
 mod fault;
 mod keys;
 mod meaning;

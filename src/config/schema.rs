@@ -141,8 +141,14 @@ impl Schema {
                     expected(node, name),
                     article(value.type_str())
                 );
-                faults
-                    .push(Fault { advice: example(node, value), ..Fault::value(at.clone(), what) });
+                let advice = match node.get("items") {
+                    Some(element) if is_table(Some(element)) => {
+                        let keys: Vec<_> = properties(element).map(|(key, _)| key).collect();
+                        Some(format!("write [[{at}]], and below it any of {}", keys.join(", ")))
+                    }
+                    _ => example(node, value),
+                };
+                faults.push(Fault { advice, ..Fault::value(at.clone(), what) });
             }
             _ => {}
         }
@@ -246,7 +252,6 @@ fn example(node: &Json, found: &Value) -> Option<String> {
             Some("without the quotes".into())
         }
         ("object", _) => None,
-        ("array", _) if is_table(node.get("items")) => None,
         _ => node.get("default").map(|default| format!("for example {default}")),
     }
 }

@@ -367,11 +367,20 @@ fn no_error_and_no_output_shows_a_secret() {
         "secret = \"hunter2\"",
         "Token=\"hunter2\"",
         "password = \"hunter2\"",
+        "keyy = \"hunter2\"",
+        "bits = \"hunter2\"\nname = 7",
+        "[api]\napi_key = \"hunter2\"",
+        "[api]\nkey = \"hunter2\"",
+        "[api]\nbearer_of = hunter2",
         "key_env = \"K\"",
     ];
     for line in lines {
         assert!(!shown(line).contains("hunter2"), "{}", shown(line));
     }
+    bad_section(
+        "[api]\nkey = \"hunter2\"",
+        &["f.toml:2:7: expected a list of tables", "[[api.key]]", "sha256, key_file, key_env"],
+    );
     let hash = format!("sha256 = \"{SHA256}\"");
     assert!(!shown(&hash).contains("ba7816"), "{}", shown(&hash));
     assert!(shown(&hash).contains("sha256 = \"…hidden…\""), "{}", shown(&hash));
