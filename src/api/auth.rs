@@ -163,11 +163,16 @@ fn check_host_and_origin(parts: &Parts) -> Result<(), Problem> {
 
 /// Whether `host[:port]` is a name that only loopback has.
 fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    if host.contains('@') {
+    // By hand: `Authority` takes `[::1].example.com` for the host `[::1]`.
+    let end = match host.starts_with('[') {
+        true => host.find(']').map(|at| at + 1),
+        false => host.find(':'),
+    };
+    let (name, port) = host.split_at(end.unwrap_or(host.len()));
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_number) {
         return false;
     }
-    let name = authority.host();
     if let Some(literal) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return literal.parse::<Ipv6Addr>().is_ok_and(|addr| addr.is_loopback());
     }
@@ -234,6 +239,13 @@ mod tests {
         keyless(&[("host", "example.com@localhost")], host);
         keyless(&[("host", "localhost"), ("host", "example.com")], host);
         keyless(&[("host", "a b")], host);
+        for odd in ["[::1].example.com", "[::1]x", "[::1]:", "[::1", "::1", "[::1]:1:2", "[::1]:x"]
+        {
+            keyless(&[("host", odd)], host);
+        }
+        for odd in ["localhost:x", "localhost:", "localhost:1@example.com", "127.0.0.1:+1"] {
+            keyless(&[("host", odd)], host);
+        }
     }
 
     #[test]
