@@ -311,10 +311,13 @@ impl Relay {
         self.metrics.shard_imbalance.set(imbalance);
     }
 
-    /// The path with clients on this pod that is most like this one.
-    pub fn nearest(&self, path: &Path) -> Option<PathCount> {
+    /// The path with clients on this pod that is most like this one, of those that may be told.
+    pub fn nearest(&self, path: &Path, may: impl Fn(&PathCount) -> bool) -> Option<PathCount> {
         let candidates = self.presence.around(path, NEAREST_OF);
-        candidates.into_iter().min_by_key(|count| distance(count.path.as_str(), path.as_str()))
+        candidates
+            .into_iter()
+            .filter(may)
+            .min_by_key(|count| distance(count.path.as_str(), path.as_str()))
     }
 
     /// Hears events from now on.
