@@ -495,6 +495,29 @@ proptest! {
 }
 
 #[test]
+fn a_check_wants_a_certificate_that_can_be_used() {
+    let folder = tempfile::tempdir().expect("a place for files");
+    let file = |name: &str| folder.path().join(name);
+    let made = || rcgen::generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    let (one, other) = (made(), made());
+    let tls = format!("tls = {{ cert = {:?}, key = {:?} }}\n", file("cert"), file("key"));
+    std::fs::write(file("toml"), format!("[clients]\n{tls}{WS}")).expect("a writable file");
+    let source = Source { path: Some(file("toml")), env: vec![] };
+    let refused = |name: &str| {
+        assert!(load(&source).is_ok());
+        let error = check(&source).expect_err("it cannot be used").to_string();
+        assert!(error.contains(&file(name).display().to_string()), "{error}");
+    };
+    refused("cert");
+    std::fs::write(file("cert"), one.cert.pem()).expect("a writable file");
+    refused("key");
+    std::fs::write(file("key"), other.signing_key.serialize_pem()).expect("a writable file");
+    refused("key");
+    std::fs::write(file("key"), one.signing_key.serialize_pem()).expect("a writable file");
+    assert!(check(&source).is_ok());
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_told() {
     let load = |path: &str| {
         let source = Source { path: Some(path.into()), env: vec![] };
