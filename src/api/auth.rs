@@ -14,9 +14,11 @@ use http::request::Parts;
 use http::uri::Authority;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::api::problem::{Kind, Problem};
-use crate::api::{Config, Key, Scope, State};
+use crate::api::{Config, Key, PLACE_TIMEOUT, Scope, State, kept};
 use crate::proto::grant::Grant;
 
 /// What a call demands of its caller.
@@ -67,10 +69,28 @@ pub async fn admit(state: State, access: Access, request: Request, next: Next) -
     match caller(&state.config, access, &parts) {
         Ok(caller) => {
             parts.extensions.insert(caller);
-            next.run(Request::from_parts(parts, body)).await
+            let place = match access {
+                Access::Probe => None,
+                _ => match place(&state).await {
+                    Ok(place) => Some(place),
+                    Err(problem) => return problem.into_response(),
+                },
+            };
+            let response = next.run(Request::from_parts(parts, body)).await;
+            response.map(|body| kept(body, place))
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// A place for one call.
+async fn place(state: &State) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = timeout(PLACE_TIMEOUT, state.places.clone().acquire_owned()).await;
+    let place = place.ok().and_then(Result::ok);
+    place.ok_or_else(|| {
+        let detail = "not sent: this pod has as many calls in hand as it can; try again later";
+        Problem::new(Kind::Unavailable, detail)
+    })
 }
 
 /// Who calls, if he may.
