@@ -27,8 +27,8 @@ fn main() -> ExitCode {
         Command::Check(args) => {
             let text = |form| match form {
                 Form::Schema => Ok(config::schema()),
-                Form::Toml => config::load(&source).map(|settings| settings.to_toml()),
-                Form::Json => config::load(&source).map(|settings| settings.to_json()),
+                Form::Toml => config::check(&source).map(|settings| settings.to_toml()),
+                Form::Json => config::check(&source).map(|settings| settings.to_json()),
             };
             check::run(args, text, &mut std::io::stdout(), &mut std::io::stderr())
         }

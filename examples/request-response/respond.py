@@ -70,7 +70,8 @@ def main():
                     print(f"{event['session'][:20]}… sent", msg["payload"])
                     try:
                         send(msg["_session"], answer_to(msg["payload"]))
-                    except ValueError as error:
+                    # The latter: JSON nested too deeply.
+                    except (ValueError, RecursionError) as error:
                         print("error: not JSON, not answered:", error, file=sys.stderr)
                 elif kind == "gap":
                     print("too slow: missed", event["missed"], "events", file=sys.stderr)

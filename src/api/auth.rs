@@ -14,9 +14,11 @@ use http::request::Parts;
 use http::uri::Authority;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::api::problem::{Kind, Problem};
-use crate::api::{Config, Key, Scope, State};
+use crate::api::{Config, Key, PLACE_TIMEOUT, Scope, State, kept};
 use crate::proto::grant::Grant;
 
 /// What a call demands of its caller.
@@ -67,10 +69,28 @@ pub async fn admit(state: State, access: Access, request: Request, next: Next) -
     match caller(&state.config, access, &parts) {
         Ok(caller) => {
             parts.extensions.insert(caller);
-            next.run(Request::from_parts(parts, body)).await
+            let place = match access {
+                Access::Probe => None,
+                _ => match place(&state).await {
+                    Ok(place) => Some(place),
+                    Err(problem) => return problem.into_response(),
+                },
+            };
+            let response = next.run(Request::from_parts(parts, body)).await;
+            response.map(|body| kept(body, place))
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// A place for one call.
+async fn place(state: &State) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = timeout(PLACE_TIMEOUT, state.places.clone().acquire_owned()).await;
+    let place = place.ok().and_then(Result::ok);
+    place.ok_or_else(|| {
+        let detail = "not sent: this pod has as many calls in hand as it can; try again later";
+        Problem::new(Kind::Unavailable, detail)
+    })
 }
 
 /// Who calls, if he may.
@@ -163,11 +183,16 @@ fn check_host_and_origin(parts: &Parts) -> Result<(), Problem> {
 
 /// Whether `host[:port]` is a name that only loopback has.
 fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    if host.contains('@') {
+    // By hand: `Authority` takes `[::1].example.com` for the host `[::1]`.
+    let end = match host.starts_with('[') {
+        true => host.find(']').map(|at| at + 1),
+        false => host.find(':'),
+    };
+    let (name, port) = host.split_at(end.unwrap_or(host.len()));
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_number) {
         return false;
     }
-    let name = authority.host();
     if let Some(literal) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return literal.parse::<Ipv6Addr>().is_ok_and(|addr| addr.is_loopback());
     }
@@ -234,6 +259,13 @@ mod tests {
         keyless(&[("host", "example.com@localhost")], host);
         keyless(&[("host", "localhost"), ("host", "example.com")], host);
         keyless(&[("host", "a b")], host);
+        for odd in ["[::1].example.com", "[::1]x", "[::1]:", "[::1", "::1", "[::1]:1:2", "[::1]:x"]
+        {
+            keyless(&[("host", odd)], host);
+        }
+        for odd in ["localhost:x", "localhost:", "localhost:1@example.com", "127.0.0.1:+1"] {
+            keyless(&[("host", odd)], host);
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ const BATCH_PROBLEMS: &[Kind] = &[
 ];
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with path and msg")]
 struct Item<'a> {
     #[serde(borrow)]
     path: Cow<'a, str>,
@@ -245,7 +245,11 @@ fn parse(text: &[u8]) -> Result<Item<'_>, Problem> {
     };
     let text = body::text(text)?;
     let item: Item<'_> = serde_json::from_str(text).map_err(|error| match error.is_data() {
-        true => bad(&error),
+        true => {
+            // Of lines and columns an item has too few to count.
+            let text = error.to_string();
+            bad(&text.split(" at line ").next().unwrap_or(&text))
+        }
         false => Problem::new(Kind::NotJson, format!("an item is one JSON object: {error}")),
     })?;
     // serde would take an array of the members, too.
@@ -330,6 +334,23 @@ mod tests {
         item(&long(PUBLISH_BYTES_MAX + 9000), "too-big").await;
         let not_utf8 = b"{\"path\":\"/ws/a\",\"msg\":{\"payload\":\"\xff\"}}".to_vec();
         assert_eq!(outcomes("ndjson", not_utf8).await, ["not-utf8"]);
+    }
+
+    #[test]
+    fn a_bad_item_is_told_in_words() {
+        #[track_caller]
+        fn check(text: &str, what: &str) {
+            let problem = parse(text.as_bytes()).err().expect("a bad item");
+            let detail = problem.written(String::new());
+            let detail = serde_json::to_value(detail).expect("strings only")["detail"].to_string();
+            assert!(detail.contains(what) && !detail.contains(" line "), "{text}: {detail}");
+            assert!(!detail.contains("struct"), "{text}: {detail}");
+        }
+        check("7", "invalid type: integer `7`, expected an object with path and msg\"");
+        check("\"x\"", "expected an object with path and msg\"");
+        check("{}", "missing field `path`\"");
+        check("{\"path\":\"/a\",\"msg\":{},\"more\":1}", "unknown field `more`");
+        check("[]", "path and msg");
     }
 
     #[tokio::test]

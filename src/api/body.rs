@@ -1,7 +1,7 @@
 //! Bodies as they come in: their content type, their limits, their pace.
 //!
 //! Nothing is read before it is known to be wanted, nothing beyond its limit is kept, and what all
-//! requests hold together is bounded too. A body that stands still is given up.
+//! requests hold together is bounded too. A body that stands still in the middle of something is given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +155,9 @@ pub async fn whole(
     Ok(Whole { bytes: all.freeze(), held: Some(held) })
 }
 
+/// Bytes of a body, and their part of the budget.
+pub type Piece = (Bytes, OwnedSemaphorePermit);
+
 /// A body, piece by piece.
 #[derive(Debug)]
 pub struct Pieces {
@@ -164,7 +167,8 @@ pub struct Pieces {
     bytes_max: usize,
     /// The setting that says so.
     limit: String,
-    stall: Duration,
+    /// How long it may stand still.
+    pub stall: Duration,
 }
 
 impl Pieces {
@@ -191,13 +195,19 @@ impl Pieces {
     }
 
     /// The next piece, never empty; `None` after the last. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, Problem> {
+    pub async fn next(&mut self) -> Result<Option<Piece>, Problem> {
+        let stall = self.stall;
+        let stalled = |_| {
+            let detail = format!("nothing of the body came for {} s", stall.as_secs());
+            Problem::new(Kind::BodyTimeout, detail)
+        };
+        timeout(stall, self.whenever()).await.map_err(stalled)?
+    }
+
+    /// The same, however long it takes.
+    pub async fn whenever(&mut self) -> Result<Option<Piece>, Problem> {
         loop {
-            let stalled = |_| {
-                let detail = format!("nothing of the body came for {} s", self.stall.as_secs());
-                Problem::new(Kind::BodyTimeout, detail)
-            };
-            let frame = match timeout(self.stall, self.body.frame()).await.map_err(stalled)? {
+            let frame = match self.body.frame().await {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
                     let detail = format!("the body ended in the middle: {error}");

@@ -94,7 +94,12 @@ impl Lines {
         if self.ended {
             return Ok(());
         }
-        match self.pieces.next().await {
+        // Whoever publishes line by line may have nothing to say for hours.
+        let piece = match self.buffer.is_empty() && !self.skipping {
+            true => self.pieces.whenever().await,
+            false => self.pieces.next().await,
+        };
+        match piece {
             Ok(Some((piece, held))) => {
                 self.buffer.extend_from_slice(&piece);
                 match &mut self.held {
@@ -169,7 +174,7 @@ mod tests {
     use super::*;
     use crate::api::body::Budget;
     use axum::body::Body;
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
     use proptest::prelude::*;
 
     async fn all(mut items: impl Items) -> Vec<Result<String, Kind>> {
@@ -233,6 +238,23 @@ mod tests {
         assert_eq!(found, [text("a"), Err(Kind::TooBig), text("b")]);
         let found = lines(vec![b"a\nb\n".to_vec(), b"c\nd\n".to_vec()], 10, 6).await;
         assert_eq!(found, [text("a"), text("b"), Err(Kind::TooBig)]);
+    }
+
+    #[tokio::test]
+    async fn silence_between_lines_is_no_stall_and_within_one_it_is() {
+        let pause = std::time::Duration::from_millis(200);
+        let pieces = stream::iter([&b"a\n"[..], b"b\nc", b"d\n"]).then(move |piece| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(piece)
+        });
+        let budget = Budget::new(1 << 20);
+        let body = Body::from_stream(pieces);
+        let pieces = Pieces::open(body, &http::HeaderMap::new(), &budget, 99, "limit").await;
+        let mut pieces = pieces.expect("nothing was announced");
+        pieces.stall = pause / 10;
+        let found = all(Lines::new(pieces, 10)).await;
+        let text = |text: &str| Ok(text.to_owned());
+        assert_eq!(found, [text("a"), text("b"), Err(Kind::BodyTimeout)]);
     }
 
     proptest! {

@@ -23,6 +23,7 @@ mod publish;
 mod query;
 mod router;
 mod sessions;
+mod silence;
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -30,8 +31,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -41,22 +45,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::body::Budget;
 use crate::api::patience::Patient;
+use crate::api::silence::{Connection, Silent};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::grant::Grant;
 use crate::relay::Relay;
 
-/// Connections at once; more wait in the listener's backlog.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections at once that ask nothing; beyond, the one that has been silent longest is closed.
+const SILENT_MAX: usize = 1024;
 
-/// Event streams at once; the other half of the connections stays for publishers.
-const LISTENERS_MAX: usize = CONNECTIONS_MAX / 2;
+/// Calls at once, from a caller that was let in to the end of the answer. Probes need no place:
+/// whether a pod lives is not for its callers to decide.
+const CALLS_MAX: usize = 1024;
+
+/// How long a call waits for a place.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Event streams at once; the other half of the places stays for publishers.
+const LISTENERS_MAX: usize = CALLS_MAX / 2;
 
 /// Whole bodies that all requests together may hold, in batches of the limit's size.
 const BODIES_MAX: usize = 4;
-
-/// From the first wait for a request to the end of its head; an idle connection is closed then.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What hyper holds of one connection's head or body: 1 KiB for each header, and as much again
 /// for the target.
@@ -114,6 +123,8 @@ pub struct Shared {
     lifecycle: Lifecycle,
     /// What bodies may hold, all together.
     bodies: Budget,
+    /// One permit for each call.
+    places: Arc<Semaphore>,
     /// One permit for each event stream.
     listeners: Arc<Semaphore>,
     /// The OpenAPI document.
@@ -136,6 +147,7 @@ impl State {
             metrics,
             lifecycle,
             bodies: Budget::new(bytes_max.saturating_mul(BODIES_MAX)),
+            places: Arc::new(Semaphore::new(CALLS_MAX)),
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             document: document.into(),
         }))
@@ -153,25 +165,21 @@ impl Deref for State {
 /// Answers whoever connects, until the pod leaves: while it drains as always, after that the
 /// requests in flight only.
 pub async fn serve(listener: TcpListener, state: State) {
+    accept(listener, state, Silent::new(SILENT_MAX)).await;
+}
+
+async fn accept(listener: TcpListener, state: State, silent: Silent) {
     let router = router::router(state.clone());
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let closing = state.lifecycle.closing().clone();
     loop {
-        let accepted = async {
-            let place = connections.clone().acquire_owned().await;
-            (place.expect("it is never closed"), listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = closing.cancelled() => return,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, _)) => {
-                let connection = connection(socket, router.clone(), closing.clone());
-                state.lifecycle.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
+                let (router, closing) = (router.clone(), closing.clone());
+                state.lifecycle.spawn(serve_one(socket, silent.connect(), router, closing));
             }
             Err(error) => {
                 tracing::warn!(%error, "the API cannot accept");
@@ -181,21 +189,37 @@ pub async fn serve(listener: TcpListener, state: State) {
     }
 }
 
-async fn connection(socket: TcpStream, router: Router, closing: CancellationToken) {
+async fn serve_one(
+    socket: TcpStream,
+    client: Connection,
+    router: Router,
+    closing: CancellationToken,
+) {
     // Without it the system joins small answers at the cost of time; nothing else hangs on it.
     let _ = socket.set_nodelay(true);
+    let (router, asker) = (TowerToHyperService::new(router), client.clone());
+    let answer = service_fn(move |request| {
+        let asking = asker.ask();
+        let answer = router.call(request);
+        async move {
+            let response = answer.await?;
+            Ok::<_, std::convert::Infallible>(response.map(|body| kept(body, asking)))
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        // Silence is timed here: hyper has one time for an idle connection and for a head.
+        .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(
-            TokioIo::new(Patient::new(socket, WRITE_TIMEOUT)),
-            TowerToHyperService::new(router),
+            TokioIo::new(Patient::new(socket, WRITE_TIMEOUT, client.clone())),
+            answer,
         );
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
+        () = client.overdue() => None,
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             timeout(LEAVE_TIMEOUT, connection).await.ok()
@@ -204,6 +228,14 @@ async fn connection(socket: TcpStream, router: Router, closing: CancellationToke
     if let Some(Err(error)) = ended {
         tracing::debug!(%error, "an API connection ended");
     }
+}
+
+/// The body, with something that goes when it does.
+fn kept(body: Body, kept: impl Send + 'static) -> Body {
+    Body::new(body.map_err(move |error| {
+        let _ = &kept;
+        error
+    }))
 }
 
 #[cfg(test)]
@@ -292,6 +324,58 @@ mod tests {
             say(&mut socket, "0\r\n\r\n").await;
             assert!(read_until(&mut socket, "0\r\n\r\n").await.ends_with("0\r\n\r\n"));
         }
+    }
+
+    #[tokio::test]
+    async fn the_silent_are_in_nobodys_way() {
+        const SILENT_MAX: usize = 20;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let state = state(Vec::new());
+        state.lifecycle.clone().spawn(accept(listener, state, Silent::new(SILENT_MAX)));
+        let mut socket = TcpStream::connect(addr).await.expect("it listens");
+        say(&mut socket, "GET /v1/events/ws/a HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        read_until(&mut socket, ":\n\n").await;
+        let mut silent = Vec::new();
+        for _ in 0..SILENT_MAX + 20 {
+            let mut socket = TcpStream::connect(addr).await.expect("it listens");
+            say(&mut socket, "GET /").await;
+            silent.push(socket);
+        }
+        let mut probe = TcpStream::connect(addr).await.expect("it listens");
+        say(&mut probe, "GET /livez HTTP/1.1\r\n\r\n").await;
+        assert!(read_until(&mut probe, "}").await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0, "the oldest had to go");
+        let last = silent.len() - 1;
+        assert!(silent[last].try_read(&mut [0]).is_err(), "the others are still waited for");
+        say(&mut silent[last], "livez HTTP/1.1\r\n\r\n").await;
+        let answer = read_until(&mut silent[last], "}").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(socket.try_read(&mut [0]).is_err(), "a call is not silent");
+    }
+
+    #[tokio::test]
+    async fn a_call_takes_a_place_and_a_probe_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let state = state(Vec::new());
+        let places = state.places.clone();
+        state.lifecycle.clone().spawn(serve(listener, state));
+        let mut socket = TcpStream::connect(addr).await.expect("it listens");
+        let ask = |target| format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        say(&mut socket, &ask("/v1/events/ws/a")).await;
+        read_until(&mut socket, ":\n\n").await;
+        assert_eq!(places.available_permits(), CALLS_MAX - 1);
+        let all = u32::try_from(CALLS_MAX - 1).expect("it is small");
+        let _all = places.acquire_many(all).await.expect("they are free");
+        let mut other = TcpStream::connect(addr).await.expect("it listens");
+        say(&mut other, &ask("/livez")).await;
+        assert!(read_until(&mut other, "}").await.starts_with("HTTP/1.1 200 "));
+        say(&mut other, &ask("/v1/paths")).await;
+        assert!(read_until(&mut other, "}").await.starts_with("HTTP/1.1 503 "));
+        drop(socket);
+        say(&mut other, &ask("/v1/paths")).await;
+        assert!(read_until(&mut other, "null}").await.starts_with("HTTP/1.1 200 "));
     }
 
     #[tokio::test]

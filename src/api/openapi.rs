@@ -43,12 +43,13 @@ async fn openapi(extract::State(state): extract::State<State>) -> Response {
 
 /// What a call with this access may be refused with before it is made.
 pub fn access_problems(access: Access) -> &'static [Kind] {
+    use Kind::{ForbiddenHost, ForbiddenOrigin, ForbiddenScope, Unauthorized, Unavailable};
     match access {
         Access::Probe => &[],
-        Access::Page => &[Kind::ForbiddenHost, Kind::ForbiddenOrigin],
-        Access::Key => &[Kind::Unauthorized, Kind::ForbiddenHost, Kind::ForbiddenOrigin],
+        Access::Page => &[ForbiddenHost, ForbiddenOrigin, Unavailable],
+        Access::Key => &[Unauthorized, ForbiddenHost, ForbiddenOrigin, Unavailable],
         Access::Scopes(_) => {
-            &[Kind::Unauthorized, Kind::ForbiddenScope, Kind::ForbiddenHost, Kind::ForbiddenOrigin]
+            &[Unauthorized, ForbiddenScope, ForbiddenHost, ForbiddenOrigin, Unavailable]
         }
     }
 }

@@ -10,9 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Fails a write that could not go on for `patience`.
+use crate::api::silence::Connection;
+
+/// Fails a write that could not go on for `patience`, and tells when bytes come.
 pub struct Patient<S> {
     socket: S,
+    connection: Connection,
     patience: Duration,
     /// Running while a write waits.
     deadline: Pin<Box<Sleep>>,
@@ -20,8 +23,9 @@ pub struct Patient<S> {
 }
 
 impl<S> Patient<S> {
-    pub fn new(socket: S, patience: Duration) -> Patient<S> {
-        Patient { socket, patience, deadline: Box::pin(sleep(patience)), waiting: false }
+    pub fn new(socket: S, patience: Duration, connection: Connection) -> Patient<S> {
+        let deadline = Box::pin(sleep(patience));
+        Patient { socket, connection, patience, deadline, waiting: false }
     }
 
     /// Passes a write's result on; a wait that is over becomes an error.
@@ -50,7 +54,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.connection.hear();
+        }
+        read
     }
 }
 
@@ -89,12 +98,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::silence::Silent;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
     async fn a_write_that_nobody_takes_fails() {
         let (ours, mut theirs) = tokio::io::duplex(4);
-        let mut ours = Patient::new(ours, Duration::from_millis(10));
+        let mut ours = Patient::new(ours, Duration::from_millis(10), Silent::new(1).connect());
         ours.write_all(b"abcd").await.expect("there is room");
         theirs.read_exact(&mut [0; 4]).await.expect("four bytes came");
         let error = ours.write_all(b"abcdefgh").await.expect_err("nobody reads");

@@ -241,7 +241,8 @@ pub fn unknown(paths: &Paths, caller: &Caller, raw: &str) -> Problem {
         paths.iter().map(|one| text(one)).filter(|text| caller.grant.allows(text)).collect();
     let named = granted[..granted.len().min(NAMED_MAX)].join(", ");
     let known = match granted.len() {
-        0 => "no path that this key may touch is".to_owned(),
+        // Its globs may well cover some concrete paths of a pattern.
+        0 => "this key covers no configured path as a whole".to_owned(),
         count if count > NAMED_MAX => {
             format!("configured are {named} and {} more", count - NAMED_MAX)
         }
@@ -255,8 +256,7 @@ pub fn unknown(paths: &Paths, caller: &Caller, raw: &str) -> Problem {
 /// The answer to a broadcast; with a hint when nobody was there.
 pub fn accepted(state: &State, caller: &Caller, path: &Path, receipt: Receipt) -> Accepted {
     let hint = (receipt.receivers == 0).then(|| {
-        let nearest = state.relay.nearest(path, |near| caller.grant.allows(near.path.as_str()));
-        match nearest {
+        match state.relay.nearest(path, |near| caller.grant.allows(near.path.as_str())) {
             Some(nearest) => format!(
                 "nobody is on {path}; the nearest path with clients is {} ({})",
                 nearest.path, nearest.sessions
@@ -287,6 +287,25 @@ mod tests {
         assert_eq!(told["receivers"], 0);
         assert!(told["id"].as_str().is_some_and(|id| id.len() == 36));
         assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("/ws/a")), "{told}");
+    }
+
+    #[test]
+    fn an_unknown_path_tells_what_the_key_may_know() {
+        let mut paths = Paths::default();
+        for text in ["/rooms/{room}", "/other"] {
+            let pattern = crate::proto::paths::Pattern::parse(text).expect("a pattern");
+            paths.add(Configured::new(pattern)).expect("not there yet");
+        }
+        let check = |glob: &str, told: &str| {
+            let glob = crate::proto::grant::Glob::parse(glob).expect("a glob");
+            let caller = Caller { grant: crate::proto::grant::Grant::Globs([glob].into()) };
+            let problem = unknown(&paths, &caller, "/rooms/7/").written(String::new());
+            let detail = serde_json::to_value(problem).expect("strings only")["detail"].to_string();
+            assert!(detail.ends_with(&format!("; {told}\"")), "{detail}");
+        };
+        check("/rooms/*", "configured are /rooms/{room}");
+        check("**", "configured are /rooms/{room}, /other");
+        check("/rooms/7*", "this key covers no configured path as a whole");
     }
 
     #[tokio::test]

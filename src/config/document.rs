@@ -11,10 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::Error;
+use crate::config::excerpt::{Excerpt, excerpt};
 use crate::config::fault::{At, Fault, Half, Step};
-
-/// Words that make a line's values too delicate for an error message: it ends in logs.
-const SECRET_WORDS: &[&str] = &["sha256", "secret", "token", "passw", "bearer"];
 
 pub struct Document {
     /// What errors call it: the file's path as it was given.
@@ -103,7 +101,7 @@ impl Document {
             return Error(with_notes(format!("{variable}: {}", fault.what), "", &notes));
         }
         match self.span(&fault.at, fault.half) {
-            Some(span) => Error(excerpt(&self.name, &self.text, span, &fault.what, &notes)),
+            Some(span) => Error(told(&self.name, &self.text, span, &fault.what, &notes)),
             None => Error(with_notes(format!("{}: {}", self.name, fault.what), "", &notes)),
         }
     }
@@ -178,11 +176,11 @@ fn syntax(name: &str, text: &str, error: &toml::de::Error) -> Error {
         _ if message.contains("as i128") => ("this number is too large", Vec::new()),
         _ => (message, Vec::new()),
     };
-    Error(excerpt(name, text, span, what, &notes))
+    Error(told(name, text, span, what, &notes))
 }
 
 /// The message with file, line and column before it, and the line with a caret under the place.
-fn excerpt(
+fn told(
     name: &str,
     text: &str,
     span: Range<usize>,
@@ -190,16 +188,13 @@ fn excerpt(
     notes: &[String],
 ) -> String {
     let (number, column) = line_and_column(text, span.start);
-    let line = text.lines().nth(number - 1).unwrap_or("");
-    let shown: String = guarded(line).replace('\t', " ");
-    let marked = text.get(span).unwrap_or("").lines().next().unwrap_or("").chars().count();
-    // Never past the end of what is shown: a hidden value is shorter than the real one.
-    let indent = (column - 1).min(shown.chars().count());
-    let carets = "^".repeat(marked.clamp(1, (shown.chars().count() - indent).max(1)));
+    let Excerpt { line, marked } = excerpt(text, span);
+    let carets = "^".repeat(marked.len());
     let margin = " ".repeat(number.to_string().len());
     let mut out = format!("{name}:{number}:{column}: {what}");
     // Writing to a String cannot fail.
-    let _ = write!(out, "\n{margin} |\n{number} | {shown}\n{margin} | {:indent$}{carets}", "");
+    let _ =
+        write!(out, "\n{margin} |\n{number} | {line}\n{margin} | {:1$}{carets}", "", marked.start);
     with_notes(out, &margin, notes)
 }
 
@@ -208,21 +203,6 @@ fn with_notes(mut text: String, margin: &str, notes: &[String]) -> String {
         text.push_str(&format!("\n{margin} = {note}"));
     }
     text
-}
-
-/// The line without the values that look like secrets. A plain `key` may be one too: it is what
-/// somebody writes who does not know of `key_file`.
-fn guarded(line: &str) -> String {
-    let lower = line.to_ascii_lowercase();
-    let plain_key = lower.trim_start().strip_prefix("key").map(str::trim_start);
-    let word = match plain_key.is_some_and(|rest| rest.starts_with('=')) {
-        true => Some(0),
-        false => SECRET_WORDS.iter().filter_map(|word| lower.find(word)).min(),
-    };
-    match word.and_then(|word| line[word..].find('=').map(|equals| word + equals)) {
-        Some(equals) => format!("{} …hidden…", &line[..=equals]),
-        None => line.into(),
-    }
 }
 
 /// Both from 1; the column counts characters.

@@ -4,9 +4,10 @@
 //! are laid over it (`variables`), keys, types and ranges are held against the schema
 //! (`schema`), the text becomes the wire structs (`wire`, `unit`), and these get their
 //! meaning (`meaning`, `keys`). Whatever goes wrong on the way is told once, at its place
-//! (`fault`). Nothing of the wire gets out: the parts see their own types only.
+//! (`fault`), without secrets (`excerpt`). Nothing of the wire gets out: the parts see their own types only.
 
 mod document;
+mod excerpt;
 mod fault;
 mod keys;
 mod meaning;
@@ -24,6 +25,7 @@ use crate::config::fault::{Fault, Step};
 use crate::config::schema::Schema;
 use crate::config::wire::Wire;
 use crate::gateway;
+use crate::gateway::tls;
 use crate::hub;
 use crate::proto::paths::Paths;
 use crate::relay;
@@ -112,6 +114,17 @@ fn understand(name: &str, text: &str, source: &Source) -> Result<Settings, Error
     let mut settings =
         meaning::settings(wire, source, &|at| document.has(at)).map_err(|fault| tell(&fault))?;
     settings.source.clone_from(&source.path);
+    Ok(settings)
+}
+
+/// The same, and what the settings only name has to be good, too: the files of the certificate.
+pub fn check(source: &Source) -> Result<Settings, Error> {
+    let settings = load(source)?;
+    if let Some(files) = &settings.gateway.tls {
+        tls::verify(files).map_err(|error| {
+            Error(format!("[clients.tls]: cannot use the certificate: {error}"))
+        })?;
+    }
     Ok(settings)
 }
 

@@ -11,6 +11,10 @@ use crate::config::fault::{At, Fault, Step};
 use crate::config::wire::Wire;
 use crate::proto::spelling::distance;
 
+/// Sections, and keys of a path, that the plans have and this version has not.
+const LATER: &[&str] =
+    &["backend", "compress", "slow", "on_gap", "auth", "flush_interval", "upstream"];
+
 /// What a value has to be, as far as its schema says.
 pub struct Schema(Json);
 
@@ -141,8 +145,14 @@ impl Schema {
                     expected(node, name),
                     article(value.type_str())
                 );
-                faults
-                    .push(Fault { advice: example(node, value), ..Fault::value(at.clone(), what) });
+                let advice = match node.get("items") {
+                    Some(element) if is_table(Some(element)) => {
+                        let keys: Vec<_> = properties(element).map(|(key, _)| key).collect();
+                        Some(format!("write [[{at}]], and below it any of {}", keys.join(", ")))
+                    }
+                    _ => example(node, value),
+                };
+                faults.push(Fault { advice, ..Fault::value(at.clone(), what) });
             }
             _ => {}
         }
@@ -172,6 +182,10 @@ impl Schema {
             false => format!("unknown key `{key}` in {}", section(at)),
         };
         let fault = Fault::key(at.key(key), what);
+        let is_of_a_path = at.0.first() == Some(&Step::Key("path".into()));
+        if LATER.contains(&key) && (at.0.is_empty() || is_of_a_path) {
+            return fault.advise(format!("`{key}` comes with a later version"));
+        }
         let known: Vec<&str> = properties(node).map(|(key, _)| key).collect();
         if let Some(nearest) = nearest(key, known.iter().copied()) {
             return fault.advise(format!("did you mean `{nearest}`?"));
@@ -214,7 +228,10 @@ pub enum Untyped {
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item: AsRef<str> + 'a>) -> Option<String> {
     let near = |known: &str| (distance(word, known), known.to_string());
     let (distance, known) = known.into_iter().map(|known| near(known.as_ref())).min()?;
-    (distance <= 1 + word.chars().count().min(known.len()) / 4).then_some(known)
+    let length = word.chars().count();
+    // Of a short word, half is enough to become another one.
+    let is_near = distance <= 1 + length.min(known.len()) / 4 && 2 * distance < length;
+    is_near.then_some(known)
 }
 
 fn properties(node: &Json) -> impl Iterator<Item = (&str, &Json)> {
@@ -246,7 +263,6 @@ fn example(node: &Json, found: &Value) -> Option<String> {
             Some("without the quotes".into())
         }
         ("object", _) => None,
-        ("array", _) if is_table(node.get("items")) => None,
         _ => node.get("default").map(|default| format!("for example {default}")),
     }
 }
@@ -379,6 +395,8 @@ mod tests {
         check("origin", Some("origins"));
         check("paths", Some("path"));
         check("handshaketimeout", Some("handshake_timeout"));
+        check("tsl", Some("tls"));
+        check("auth", None);
         check("echo", None);
         check("certificate", None);
         check("", None);

@@ -223,7 +223,11 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     bad_section("[limits]\nhandshake_timeout = \"1s\"", &["f.toml:2:1: ", "to [clients]"]);
     bad_section("[broker]\nurl = \"\"", &["f.toml:2:1: ", "known here: unicast_timeout"]);
     bad_path("shards = 1", &["f.toml:3:1: ", "in [[path]]", "`shards` belongs to [hub]"]);
-    bad_path("compress = true", &["f.toml:3:1: ", "known here: path, wholemsg"]);
+    bad_path("compress = true", &["f.toml:3:1: ", "`compress` comes with a later version"]);
+    bad_path("color = 1", &["f.toml:3:1: ", "known here: path, wholemsg"]);
+    bad_path("auth = 1", &["f.toml:3:1: ", "`auth` comes with a later version"]);
+    bad_section("[[upstream]]", &["f.toml:1:3: ", "`upstream` comes with a later version"]);
+    bad_section("[limits]\nslow = 1", &["f.toml:2:1: ", "mean `slow_after`?"]);
     let excerpt = "\n  |\n3 | heart_beat = 1\n  | ^^^^^^^^^^\n  = did you mean `heartbeat`?";
     bad_path("heart_beat = 1", &["f.toml:3:1: unknown key `heart_beat`", excerpt]);
     // The first of two in the file, not in the alphabet.
@@ -367,11 +371,20 @@ fn no_error_and_no_output_shows_a_secret() {
         "secret = \"hunter2\"",
         "Token=\"hunter2\"",
         "password = \"hunter2\"",
+        "keyy = \"hunter2\"",
+        "bits = \"hunter2\"\nname = 7",
+        "[api]\napi_key = \"hunter2\"",
+        "[api]\nkey = \"hunter2\"",
+        "[api]\nbearer_of = hunter2",
         "key_env = \"K\"",
     ];
     for line in lines {
         assert!(!shown(line).contains("hunter2"), "{}", shown(line));
     }
+    bad_section(
+        "[api]\nkey = \"hunter2\"",
+        &["f.toml:2:7: expected a list of tables", "[[api.key]]", "sha256, key_file, key_env"],
+    );
     let hash = format!("sha256 = \"{SHA256}\"");
     assert!(!shown(&hash).contains("ba7816"), "{}", shown(&hash));
     assert!(shown(&hash).contains("sha256 = \"…hidden…\""), "{}", shown(&hash));
@@ -479,6 +492,29 @@ proptest! {
             prop_assert!(error.starts_with("f.toml:"), "{}", error);
         }
     }
+}
+
+#[test]
+fn a_check_wants_a_certificate_that_can_be_used() {
+    let folder = tempfile::tempdir().expect("a place for files");
+    let file = |name: &str| folder.path().join(name);
+    let made = || rcgen::generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    let (one, other) = (made(), made());
+    let tls = format!("tls = {{ cert = {:?}, key = {:?} }}\n", file("cert"), file("key"));
+    std::fs::write(file("toml"), format!("[clients]\n{tls}{WS}")).expect("a writable file");
+    let source = Source { path: Some(file("toml")), env: vec![] };
+    let refused = |name: &str| {
+        assert!(load(&source).is_ok());
+        let error = check(&source).expect_err("it cannot be used").to_string();
+        assert!(error.contains(&file(name).display().to_string()), "{error}");
+    };
+    refused("cert");
+    std::fs::write(file("cert"), one.cert.pem()).expect("a writable file");
+    refused("key");
+    std::fs::write(file("key"), other.signing_key.serialize_pem()).expect("a writable file");
+    refused("key");
+    std::fs::write(file("key"), one.signing_key.serialize_pem()).expect("a writable file");
+    assert!(check(&source).is_ok());
 }
 
 #[test]

@@ -63,6 +63,11 @@ impl Certificate {
     }
 }
 
+/// Whether a listener could start with these files.
+pub fn verify(files: &Tls) -> Result<(), Unusable> {
+    load(files).map(drop)
+}
+
 fn load(files: &Tls) -> Result<ServerConfig, Unusable> {
     let of = |path: &Path| path.display().to_string();
     let chain = CertificateDer::pem_file_iter(&files.cert)
