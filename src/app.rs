@@ -87,6 +87,7 @@ impl App {
             metrics: metrics.clone(),
             frame_bytes_max: settings.relay.frame_bytes_max,
         };
+        metrics.broker.up.set(1);
         let parts = Parts {
             broker: Box::new(Memory::new(pod, local)),
             hub: hub.clone(),

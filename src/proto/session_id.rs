@@ -9,7 +9,10 @@ use std::fmt;
 /// Characters of every session id.
 pub const SESSION_ID_CHARS: usize = 40;
 
-/// What they stand for.
+/// Characters of every pod id.
+const POD_ID_CHARS: usize = 13;
+
+/// What a session id's characters stand for.
 pub const SESSION_ID_BYTES: usize = 25;
 
 /// One running gateway; new at every start.
@@ -80,13 +83,23 @@ impl SessionId {
 }
 
 impl PodId {
+    /// What `text` makes; `None` for anything else.
+    pub fn parse(text: &str) -> Option<PodId> {
+        if text.len() != POD_ID_CHARS {
+            return None;
+        }
+        // As the beginning of a session id: what follows it there is nought.
+        let id = SessionId::parse(&format!("{text:a<SESSION_ID_CHARS$}"))?;
+        (id.pod.text() == text).then_some(id.pod)
+    }
+
     /// 13 characters: 8 bytes and a bit to spare.
     pub fn text(&self) -> String {
         let mut bytes = [0; 10];
         bytes[..8].copy_from_slice(&self.0);
         let mut text = [0; 16];
         encode(&bytes, &mut text);
-        text[..13].iter().map(|&byte| char::from(byte)).collect()
+        text[..POD_ID_CHARS].iter().map(|&byte| char::from(byte)).collect()
     }
 }
 
@@ -155,6 +168,7 @@ mod tests {
             let text = id.to_string();
             prop_assert_eq!(SessionId::parse(&text), Some(id));
             prop_assert!(text.starts_with(&pod_prefix(&id)));
+            prop_assert_eq!(PodId::parse(&id.pod.text()), Some(id.pod));
         }
 
         #[test]
@@ -178,6 +192,9 @@ mod tests {
         }
         assert_eq!(SessionId::parse(&"é".repeat(20)), None);
         assert_eq!(SessionId::parse(&"1".repeat(40)), None);
+        for bad in ["", "aaaaaaaaaaaa", "aaaaaaaaaaaa1", "aaaaaaaaaaaab", "ééééééa"] {
+            assert_eq!(PodId::parse(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -168,7 +168,8 @@ impl Relay {
             return Err(Refusal::TooBig(self.config.frame_bytes_max));
         }
         self.metrics.path(configured.pattern.text()).published_http.inc();
-        Ok((Uuid::now_v7(), self.broker.publish(path, content)))
+        let id = Uuid::now_v7();
+        Ok((id, self.broker.publish(id, path, content)))
     }
 
     /// Sends to one session; in one order with `publish`.
@@ -238,7 +239,7 @@ impl Relay {
         grant: Grant,
     ) -> Result<Page, Refusal> {
         let mut page = Page { sessions: Vec::new(), cursor: None, missing: Vec::new() };
-        let mut pods = self.broker.pods();
+        let mut pods = self.broker.pods().await?;
         pods.sort_unstable();
         for pod in pods {
             let mut from = after.filter(|after| after.pod >= pod);
@@ -274,7 +275,7 @@ impl Relay {
     /// Live concrete paths of all pods, ordered by path.
     pub async fn census(&self) -> Result<Vec<PathCount>, Refusal> {
         let mut all: Vec<PathCount> = Vec::new();
-        for pod in self.broker.pods() {
+        for pod in self.broker.pods().await? {
             if let Answer::Census(counts) = self.ask(pod, Ask::Census).await? {
                 all.extend(counts);
             }
