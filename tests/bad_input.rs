@@ -327,7 +327,7 @@ async fn a_message_of_exactly_the_limit_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_announcements_of_large_messages_hold_no_memory() {
-    const SOCKETS: usize = 2_000;
+    const SOCKETS: usize = 10_000;
     /// For each socket a little more than what it really sent; not the mebibyte it announced.
     const GROWTH_BYTES_MAX: u64 = 64 << 20;
     let gateway =

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::client::{Answer, Client, Heard, Request, ask, ask_in_pieces};
+use support::client::{self, Answer, Client, Heard, Request, ask, ask_in_pieces};
 use support::gateway::Gateway;
 use support::wire;
 use tokio::net::TcpStream;
@@ -38,9 +38,7 @@ async fn start() -> Gateway {
 }
 
 async fn check(gateway: &Gateway, request: Request, status: u16) {
-    let answer = ask(gateway.clients, &request).await;
-    let got = answer.map_or_else(|answer| answer.status, |_| 101);
-    assert_eq!(got, status, "{request:?}");
+    assert_eq!(client::status(gateway.clients, &request).await, status, "{request:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,8 +271,7 @@ async fn a_head_beyond_measure_is_refused() {
     let gateway = start().await;
     let gateway = &gateway;
     let refused = async |request: Request| {
-        let answer = ask(gateway.clients, &request).await;
-        let status = answer.map_or_else(|answer| answer.status, |_| 101);
+        let status = client::status(gateway.clients, &request).await;
         assert!((400..500).contains(&status), "{status}");
     };
     let good = || Request::upgrade("/ws");

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pathcast::hub::command::Command;
@@ -123,4 +124,41 @@ fn a_unicast_that_nobody_waits_for_is_dropped_and_counted() {
     let command = Command::LookUp { id, grant: Grant::All, reply };
     pod.hub.tell(&id, command).expect("it fits");
     assert!(matches!(answer.blocking_recv(), Ok(Answer::Info(_))), "and the session lives");
+}
+
+#[test]
+fn no_more_come_in_than_may_however_many_come_at_once() {
+    const SESSIONS_MAX: usize = 10;
+    let pod = pod(|config| {
+        config.shards = 3;
+        config.sessions_max = SESSIONS_MAX;
+    });
+    let most = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..300_000 {
+                    let Ok(id) = pod.hub.place() else { continue };
+                    pod.reserve(id, 0);
+                    most.fetch_max(pod.hub.occupied(), Ordering::Relaxed);
+                    pod.hub.abandon(id);
+                }
+            });
+        }
+    });
+    assert_eq!(most.into_inner(), SESSIONS_MAX);
+    until("everybody has gone", || pod.hub.occupied() == 0);
+}
+
+#[test]
+fn one_who_closes_still_gets_what_was_broadcast_before() {
+    let pod = pod(|_| {});
+    for round in 0..300 {
+        let (mut client, _) = pod.join(0);
+        assert!(pod.broadcast(0, "last word"));
+        client.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).expect("it is open");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).expect("an end in good order");
+        assert_eq!(heard, b"\x81\x09last word\x88\x02\x03\xe8", "round {round}");
+    }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use rustix::process::Signal;
 use serde_json::json;
-use support::client::{Client, Request, ask};
+use support::client::{self, Client, Request, ask};
 use support::gateway::{DOORS, Gateway};
 use support::wait::eventually;
 
@@ -25,8 +25,7 @@ async fn reload(gateway: &Gateway, paths: &str, signal: bool) {
 }
 
 async fn status(gateway: &Gateway, path: &str) -> u16 {
-    let answer = ask(gateway.clients, &Request::upgrade(path)).await;
-    answer.map_or_else(|answer| answer.status, |_| 101)
+    client::status(gateway.clients, &Request::upgrade(path)).await
 }
 
 async fn open_offering(gateway: &Gateway, offer: &str) -> Client {
@@ -90,8 +89,7 @@ async fn changed_subprotocols_and_origins_hold_for_new_sessions() {
     assert_eq!(looked_up["subprotocol"], "v2", "{looked_up}");
     for (origin, expected) in [("https://a.example", 101), ("http://pathcast.test", 403)] {
         let request = Request::upgrade("/ws").header("Origin", origin);
-        let answer = ask(gateway.clients, &request).await;
-        assert_eq!(answer.map_or_else(|answer| answer.status, |_| 101), expected, "{origin}");
+        assert_eq!(client::status(gateway.clients, &request).await, expected, "{origin}");
     }
 }
 

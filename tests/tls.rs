@@ -90,7 +90,7 @@ async fn messages_of_every_size_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn broadcasts_large_and_small_reach_everybody_in_order() {
     let door = Door::open_with("").await;
-    let mut clients = vec![
+    let mut clients = [
         door.client("/ws", &TLS12).await,
         door.client("/ws", &TLS13).await,
         door.client("/ws", &TLS13).await,

@@ -74,15 +74,24 @@ struct Shared {
 struct Outlet {
     topic: Topic,
     events: mpsc::Sender<Heard>,
-    bytes: Arc<AtomicUsize>,
-    missed: u64,
+    arrears: Arc<Arrears>,
 }
 
 /// Hears events. Dropping it ends the listening.
 pub struct Listener {
     events: mpsc::Receiver<Heard>,
-    bytes: Arc<AtomicUsize>,
+    arrears: Arc<Arrears>,
     shared: Arc<Shared>,
+}
+
+/// How far a listener is behind. Both sides look at both numbers, sequentially consistent: either
+/// the listener that took the last event sees what was missed, or the task sees that it did.
+#[derive(Default)]
+struct Arrears {
+    /// Of the events that wait for it.
+    bytes: AtomicUsize,
+    /// Events missing behind those that wait, which it has not been told.
+    missed: AtomicU64,
 }
 
 impl Topic {
@@ -147,11 +156,11 @@ impl Sse {
     /// Hears what is offered from now on.
     pub fn listen(&self, topic: Topic) -> Listener {
         let (events, receiver) = mpsc::channel(LISTENER_EVENTS_MAX);
-        let bytes = Arc::new(AtomicUsize::new(0));
+        let arrears = Arc::<Arrears>::default();
         let mut outlets = self.shared.lock();
-        outlets.push(Outlet { topic, events, bytes: bytes.clone(), missed: 0 });
+        outlets.push(Outlet { topic, events, arrears: arrears.clone() });
         self.shared.publish_heard(&outlets);
-        Listener { events: receiver, bytes, shared: self.shared.clone() }
+        Listener { events: receiver, arrears, shared: self.shared.clone() }
     }
 }
 
@@ -171,9 +180,17 @@ impl Shared {
 impl Listener {
     /// The next one; `None` when this pod leaves. Cancel-safe.
     pub async fn next(&mut self) -> Option<Heard> {
+        // What was missed last is told when everything before it was heard, not only when another
+        // event comes.
+        if self.events.is_empty() {
+            let missed = self.arrears.missed.swap(0, Ordering::SeqCst);
+            if missed > 0 {
+                return Some(Heard::Gap(missed));
+            }
+        }
         let heard = self.events.recv().await?;
         if let Heard::Event(event) = &heard {
-            self.bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
+            self.arrears.bytes.fetch_sub(event.json.len(), Ordering::SeqCst);
         }
         Some(heard)
     }
@@ -192,10 +209,10 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared
     while let Some(event) = waiting.recv().await {
         let event = Arc::new(event);
         let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-        for outlet in shared.lock().iter_mut() {
-            outlet.missed += dropped;
+        for outlet in shared.lock().iter() {
+            outlet.miss(dropped);
             if outlet.topic.is_of(&event) && !outlet.put(&event) {
-                outlet.missed += 1;
+                outlet.miss(1);
                 shared.metrics.events_missed.inc();
             }
         }
@@ -206,26 +223,42 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared
 }
 
 impl Outlet {
-    fn put(&mut self, event: &Arc<Event>) -> bool {
+    fn put(&self, event: &Arc<Event>) -> bool {
         let bytes = event.json.len();
-        let before = self.bytes.load(Ordering::Relaxed);
+        let before = self.arrears.bytes.load(Ordering::SeqCst);
         if before > 0 && before + bytes > LISTENER_BYTES_MAX {
             return false;
         }
         // Only when there is room for the event behind it: one gap tells all that are missing.
-        if self.missed > 0 {
+        if self.arrears.missed.load(Ordering::SeqCst) > 0 {
             if self.events.capacity() < 2 {
                 return false;
             }
-            if self.events.try_send(Heard::Gap(self.missed)).is_ok() {
-                self.missed = 0;
-            }
+            self.tell_missed();
         }
+        self.arrears.bytes.fetch_add(bytes, Ordering::SeqCst);
         let is_sent = self.events.try_send(Heard::Event(event.clone())).is_ok();
-        if is_sent {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if !is_sent {
+            self.arrears.bytes.fetch_sub(bytes, Ordering::SeqCst);
         }
         is_sent
+    }
+
+    fn miss(&self, events: u64) {
+        if events > 0 {
+            self.arrears.missed.fetch_add(events, Ordering::SeqCst);
+            // The listener may have taken the last event meanwhile, and wait.
+            if self.arrears.bytes.load(Ordering::SeqCst) == 0 {
+                self.tell_missed();
+            }
+        }
+    }
+
+    fn tell_missed(&self) {
+        let missed = self.arrears.missed.swap(0, Ordering::SeqCst);
+        if missed > 0 && self.events.try_send(Heard::Gap(missed)).is_err() {
+            self.arrears.missed.fetch_add(missed, Ordering::SeqCst);
+        }
     }
 }
 
@@ -284,9 +317,21 @@ mod tests {
         for _ in 0..16 {
             assert!(matches!(slow.next().await, Some(Heard::Event(_))));
         }
-        sse.offer(event("/ws/rooms/a", 1));
         let gap = slow.next().await;
-        assert!(matches!(gap, Some(Heard::Gap(4))), "{gap:?}");
+        assert!(matches!(gap, Some(Heard::Gap(4))), "told though nothing follows: {gap:?}");
+        for _ in 0..20 {
+            sse.offer(event("/ws/rooms/a", 1024 * 1024));
+        }
+        while sse.shared.metrics.events_missed.get() < 8 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(slow.next().await, Some(Heard::Event(_))));
+        sse.offer(event("/ws/rooms/a", 1));
+        for _ in 0..15 {
+            assert!(matches!(slow.next().await, Some(Heard::Event(_))));
+        }
+        let gap = slow.next().await;
+        assert!(matches!(gap, Some(Heard::Gap(4))), "told in its place: {gap:?}");
         assert!(matches!(slow.next().await, Some(Heard::Event(_))));
     }
 }

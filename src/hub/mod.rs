@@ -16,8 +16,8 @@ pub mod shard;
 pub mod socket;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::{Poll, Waker};
@@ -66,6 +66,8 @@ pub struct Hub {
     sessions_max: usize,
     started: Instant,
     shards: Vec<Handle>,
+    /// Held while a session is placed, so that two never see the same room.
+    placing: Mutex<()>,
 }
 
 struct Handle {
@@ -120,11 +122,23 @@ impl Hub {
             shards.push(Handle { mailbox, occupied, turned_ms });
         }
         let started = Instant::now();
-        Ok(Hub { pod, sessions_max: config.sessions_max, started, shards })
+        Ok(Hub {
+            pod,
+            sessions_max: config.sessions_max,
+            started,
+            shards,
+            placing: Mutex::default(),
+        })
     }
 
-    /// Where the next session goes, and its id: the shard with the fewest.
+    /// Where the next session goes, and its id: the shard with the fewest. It is counted from now
+    /// on; the caller follows with `reserve` or `give_back`.
     pub fn place(&self) -> Result<SessionId, AtCapacity> {
+        let mut random = [0; 16];
+        // Fails only on systems without randomness, where nothing else would work either.
+        getrandom::fill(&mut random).map_err(|_| AtCapacity)?;
+        // A panic in there leaves nothing half done.
+        let _one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |shard: &Handle| shard.occupied.load(Ordering::Relaxed);
         let (mut total, mut fewest, mut at) = (0, usize::MAX, 0);
         for (number, shard) in self.shards.iter().enumerate() {
@@ -137,11 +151,16 @@ impl Hub {
         if total >= self.sessions_max {
             return Err(AtCapacity);
         }
-        let mut random = [0; 16];
-        // Fails only on systems without randomness, where nothing else would work either.
-        getrandom::fill(&mut random).map_err(|_| AtCapacity)?;
         let shard = u8::try_from(at).map_err(|_| AtCapacity)?;
+        self.shards[at].occupied.fetch_add(1, Ordering::Relaxed);
         Ok(SessionId { pod: self.pod, shard, random })
+    }
+
+    /// A session that was placed comes to nothing before it was reserved.
+    pub fn give_back(&self, id: SessionId) {
+        if let Some(shard) = self.shard(&id) {
+            shard.occupied.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The session takes its place among the broadcasts: every one pushed from now on is for it.
@@ -155,7 +174,6 @@ impl Hub {
     ) {
         let metrics = metrics.path(configured.pattern.text());
         if let Some(shard) = self.shard(&id) {
-            shard.occupied.fetch_add(1, Ordering::Relaxed);
             // Without bytes, so it always fits.
             let _ = shard.mailbox.push(Command::Reserve { id, path, configured, metrics });
         }

@@ -57,7 +57,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
             Action::Ping(data) => frame::append_pong(&mut answers, data),
             Action::Closed(close) => {
                 answer(sessions, slot, &mut answers);
-                sessions.closed_by_client(slot, close);
+                sessions.part(slot, close);
             }
             Action::Fail { close, cause } => {
                 answer(sessions, slot, &mut answers);

@@ -90,6 +90,8 @@ pub enum Part {
     Frame(Bytes),
     /// The last thing: so a farewell does not overtake what was queued before it.
     Farewell(Close, Cause),
+    /// The answer to the client's own close frame: what was queued before it came is still its.
+    Echo,
 }
 
 impl Rooms {
@@ -136,9 +138,10 @@ impl Rooms {
                 *place = NOBODY;
             }
             room.live -= 1;
-            for splice in room.splices.remove(&slot).into_iter().flatten() {
+            let waiting = room.splices.remove(&slot);
+            for splice in waiting.into_iter().flatten() {
                 self.held_bytes -= splice.part.bytes();
-                reply(splice.reply, Answer::Gone);
+                splice.part.send(sessions, slot, splice.reply, &self.metrics);
             }
             if room.live == 0 {
                 let room = self.slab.remove(at);
@@ -178,8 +181,10 @@ impl Rooms {
         answer: Option<Reply>,
     ) {
         let Some(session) = sessions.at_mut(slot) else { return reply(answer, Answer::Gone) };
-        let Some(room) = self.slab.get_mut(session.room) else {
-            return reply(answer, Answer::Gone);
+        let room = self.slab.get_mut(session.room).filter(|_| session.is_alive());
+        let Some(room) = room else {
+            // It has left its room: nothing is queued for it there.
+            return part.send(sessions, slot, answer, &self.metrics);
         };
         let in_round = room.round.as_ref().is_some_and(|round| {
             session.place as usize >= round.cursor
@@ -261,7 +266,7 @@ impl Part {
     fn bytes(&self) -> usize {
         match self {
             Part::Frame(frame) => frame.len(),
-            Part::Farewell(..) => 0,
+            Part::Farewell(..) | Part::Echo => 0,
         }
     }
 
@@ -285,6 +290,7 @@ impl Part {
                 sessions.close(slot, close, cause);
                 reply(answer, if is_alive { Answer::Closed } else { Answer::Gone });
             }
+            Part::Echo => sessions.closed_by_client(slot),
         }
     }
 }

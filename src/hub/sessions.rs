@@ -26,6 +26,7 @@ use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
+use crate::proto::pulse::{Pulse, Rule, Sign, millis};
 use crate::proto::session as protocol;
 use crate::proto::session_id::{PodId, SessionId};
 
@@ -47,6 +48,8 @@ pub struct Sessions {
     timers: BinaryHeap<Reverse<(u64, usize, u32, Timer)>>,
     /// Sessions that may have unread bytes though no event will say so.
     pub ready: Vec<usize>,
+    /// Clients that closed and were not answered yet: their rooms may have something for them.
+    pub parting: Vec<usize>,
     /// Sessions that ended since the rooms were last told.
     pub left: Vec<usize>,
     /// Lingering sessions whose end was reached; their slots may still be named in `left`.
@@ -66,6 +69,8 @@ pub struct Session {
     socket: Option<Socket>,
     outbox: Option<Box<Outbox>>,
     pub protocol: protocol::Session,
+    /// What the client said when it closed, until it is answered.
+    parted: Option<Box<Close>>,
     pub path: Path,
     pub configured: Arc<Configured>,
     pub metrics: Arc<PathMetrics>,
@@ -79,8 +84,6 @@ pub struct Session {
     pub splices: u32,
     phase: Phase,
     after: After,
-    /// Since the last byte received, a ping was sent.
-    pinged: bool,
     slow_armed: bool,
     read_held: bool,
     /// The peer has sent its last byte, and no event will say so again.
@@ -89,8 +92,7 @@ pub struct Session {
     generation: u32,
     seq: u32,
     opened_ms: u64,
-    heard_ms: u64,
-    data_ms: u64,
+    pulse: Pulse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +154,7 @@ impl Sessions {
             index: BTreeMap::new(),
             timers: BinaryHeap::new(),
             ready: Vec::new(),
+            parting: Vec::new(),
             left: Vec::new(),
             done: Vec::new(),
             generation: 0,
@@ -220,6 +223,7 @@ impl Sessions {
             socket: None,
             outbox: None,
             protocol: protocol::Session::new(),
+            parted: None,
             path,
             configured,
             metrics,
@@ -230,7 +234,6 @@ impl Sessions {
             splices: 0,
             phase: Phase::Reserved,
             after: After::Free,
-            pinged: false,
             slow_armed: false,
             read_held: false,
             read_to_end: false,
@@ -238,8 +241,7 @@ impl Sessions {
             generation: self.generation,
             seq: 0,
             opened_ms: 0,
-            heard_ms: self.now_ms,
-            data_ms: self.now_ms,
+            pulse: Pulse::new(self.now_ms),
         });
         self.index.insert(random, slot);
         slot
@@ -270,8 +272,7 @@ impl Sessions {
         }
         session.phase = Phase::Open;
         session.opened_ms = unix_ms();
-        session.heard_ms = self.now_ms;
-        session.data_ms = self.now_ms;
+        session.pulse = Pulse::new(self.now_ms);
         let taken =
             |name: &String| session.configured.subprotocols.iter().position(|one| one == name);
         session.subprotocol =
@@ -300,7 +301,7 @@ impl Sessions {
         if !session.is_alive() {
             return Sent::Gone;
         }
-        session.data_ms = self.now_ms;
+        session.pulse.used(self.now_ms);
         self.put(slot, frames)
     }
 
@@ -370,7 +371,7 @@ impl Sessions {
             }
             if waiting <= READ_PAUSE_BYTES && std::mem::take(&mut session.read_held) {
                 // While nobody read it, its silence meant nothing.
-                session.heard_ms = self.now_ms;
+                session.pulse.heard(self.now_ms);
                 self.ready.push(slot);
             }
             if waiting > 0 && flushed.is_ok() {
@@ -409,6 +410,9 @@ impl Sessions {
     /// Reads once into `buffer`; `None` when there is nothing to read now.
     pub fn read(&mut self, slot: usize, buffer: &mut [u8]) -> Option<usize> {
         let session = self.slab.get_mut(slot)?;
+        if session.parted.is_some() {
+            return None;
+        }
         if session.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > READ_PAUSE_BYTES) {
             session.read_held = true;
             return None;
@@ -417,8 +421,7 @@ impl Sessions {
         match socket.read(buffer) {
             Ok(0) => self.lost(slot),
             Ok(n) => {
-                session.heard_ms = self.now_ms;
-                session.pinged = false;
+                session.pulse.heard(self.now_ms);
                 if session.read_to_end || !socket.is_drained(n, buffer.len()) {
                     self.ready.push(slot);
                 }
@@ -439,7 +442,7 @@ impl Sessions {
 
     /// A data message came or went: the session is not idle.
     pub fn used(&mut self, slot: usize) {
-        self.slab[slot].data_ms = self.now_ms;
+        self.slab[slot].pulse.used(self.now_ms);
     }
 
     /// Accounts for what an unfinished message holds, in bytes; whether all of them together still
@@ -470,7 +473,11 @@ impl Sessions {
 
     /// The connection broke: nothing can be said to the client any more.
     fn lost(&mut self, slot: usize) {
-        self.end(slot, None, Close::new(Close::NO_FRAME, ""), Cause::Network);
+        let (told, cause) = match self.slab[slot].parted.take() {
+            Some(close) => (*close, Cause::Client),
+            None => (Close::new(Close::NO_FRAME, ""), Cause::Network),
+        };
+        self.end(slot, None, told, cause);
         self.finish(slot);
     }
 
@@ -484,11 +491,21 @@ impl Sessions {
         self.end(slot, Some((&close, after)), close.clone(), cause);
     }
 
-    /// The client closed: answers, unless its frame was the answer.
-    pub fn closed_by_client(&mut self, slot: usize, close: Close) {
-        let session = &self.slab[slot];
+    /// The client closed. Nothing of it is read any more; `closed_by_client` follows when its room
+    /// has nothing left for it.
+    pub fn part(&mut self, slot: usize, close: Close) {
+        if let Some(session) = self.slab.get_mut(slot) {
+            session.parted = Some(Box::new(close));
+            self.parting.push(slot);
+        }
+    }
+
+    /// Answers the client's close frame, unless that was the answer.
+    pub fn closed_by_client(&mut self, slot: usize) {
+        let session = &mut self.slab[slot];
+        let Some(close) = session.parted.take() else { return };
         if session.is_alive() {
-            self.end(slot, Some((&close, After::Free)), close.clone(), Cause::Client);
+            self.end(slot, Some((&close, After::Free)), (*close).clone(), Cause::Client);
         } else if session.after == After::ClientsClose {
             self.slab[slot].after = After::Free;
             self.flush(slot);
@@ -613,26 +630,14 @@ impl Sessions {
         if session.phase != Phase::Open {
             return;
         }
-        if let Some(idle) = session.configured.idle
-            && self.now_ms >= session.data_ms + millis(idle)
-        {
-            return self.close(slot, Close::new(1001, "idle"), Cause::Idle);
-        }
-        if let Some(heartbeat) = session.configured.heartbeat
-            && !session.read_held
-        {
-            let silent_ms = self.now_ms - session.heard_ms;
-            if silent_ms >= 2 * millis(heartbeat) {
-                let close = Close::new(1008, "no sign of life");
-                return self.close(slot, close, Cause::Heartbeat);
+        let rule = session.rule();
+        match session.pulse.check(self.now_ms, rule) {
+            Sign::Quiet => {}
+            Sign::Ping => {
+                self.control(slot, &frame::encode_ping(&[]));
             }
-            if !session.pinged && silent_ms >= session.ping_after_ms(heartbeat) {
-                session.pinged = true;
-                let ping = frame::encode_ping(&[]);
-                if self.control(slot, &ping) == Sent::Gone {
-                    return;
-                }
-            }
+            Sign::Dead => self.close(slot, Close::new(1008, "no sign of life"), Cause::Heartbeat),
+            Sign::Idle => self.close(slot, Close::new(1001, "idle"), Cause::Idle),
         }
         self.arm_beat(slot);
     }
@@ -640,18 +645,9 @@ impl Sessions {
     /// Sets the timer for the next moment at which silence would mean something.
     fn arm_beat(&mut self, slot: usize) {
         let session = &self.slab[slot];
-        let idle = session.configured.idle.map(|idle| session.data_ms + millis(idle));
-        let beat = session.configured.heartbeat.map(|heartbeat| {
-            let wait_ms = match (session.read_held, session.pinged) {
-                (true, _) => return self.now_ms + millis(heartbeat),
-                (false, true) => 2 * millis(heartbeat),
-                (false, false) => session.ping_after_ms(heartbeat),
-            };
-            session.heard_ms + wait_ms
-        });
-        let due = [idle, beat].into_iter().flatten().min();
-        if let Some(due) = due {
-            let due = due.max(self.now_ms + 1);
+        if session.phase == Phase::Open
+            && let Some(due) = session.pulse.due_ms(self.now_ms, session.rule())
+        {
             self.timers.push(Reverse((due, slot, session.generation, Timer::Beat)));
         }
     }
@@ -677,15 +673,14 @@ impl Session {
         u16::from_be_bytes([self.random[0], self.random[1]])
     }
 
-    /// A beat less up to an eighth, by id: sessions that came together do not all beat together.
-    fn ping_after_ms(&self, heartbeat: std::time::Duration) -> u64 {
-        let beat_ms = millis(heartbeat);
-        beat_ms - beat_ms / 8 * u64::from(self.lot()) / u64::from(u16::MAX)
+    fn rule(&self) -> Rule {
+        Rule {
+            heartbeat: self.configured.heartbeat,
+            idle: self.configured.idle,
+            lot: self.lot(),
+            is_read: !self.read_held,
+        }
     }
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 fn unix_ms() -> u64 {

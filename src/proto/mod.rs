@@ -17,6 +17,7 @@ pub mod msg;
 pub mod pacing;
 pub mod path;
 pub mod paths;
+pub mod pulse;
 pub mod session;
 pub mod session_id;
 pub mod spelling;

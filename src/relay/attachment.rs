@@ -47,8 +47,10 @@ impl Attachment {
     ) -> Result<Attachment, Unattached> {
         let id = relay.hub.place().map_err(|_| Unattached::Full)?;
         let shard = usize::from(id.shard);
-        let arrived = relay.presence.arrive(path, configured, shard);
-        arrived.map_err(|TooManyPaths| Unattached::TooManyPaths)?;
+        if let Err(TooManyPaths) = relay.presence.arrive(path, configured, shard) {
+            relay.hub.give_back(id);
+            return Err(Unattached::TooManyPaths);
+        }
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
         let attachment = Attachment { relay: relay.clone(), id, is_open: false };

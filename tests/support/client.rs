@@ -168,6 +168,11 @@ pub async fn ask(addr: SocketAddr, request: &Request) -> Result<Client, Answer> 
     ask_on(socket, request).await
 }
 
+/// The status that a request is answered with; a WebSocket is closed again.
+pub async fn status(addr: SocketAddr, request: &Request) -> u16 {
+    ask(addr, request).await.map_or_else(|answer| answer.status, |_| 101)
+}
+
 /// As [`ask`], on a socket of the caller's making.
 pub async fn ask_on(socket: TcpStream, request: &Request) -> Result<Client, Answer> {
     ask_in_pieces(socket, &[&request.bytes()]).await
@@ -387,6 +392,12 @@ impl Client {
                 heard => before.push(heard),
             }
         }
+    }
+
+    /// Closes in good order.
+    pub async fn leave(&mut self) {
+        self.writer.close(Some(1000), "").await;
+        assert_eq!(self.message().await.close_code(), Some(1000));
     }
 
     /// Whatever comes first of a close frame and the connection's end, messages passed over; a

@@ -95,11 +95,16 @@ impl Pod {
         let (server, _) = self.listener.accept().expect("it was connected to");
         server.set_nonblocking(true).expect("a socket can be non-blocking");
         let id = self.hub.place().expect("there is room");
+        self.reserve(id, number);
+        self.hub.open(id, Socket::plain(server), Greeting::default());
+        (client, id)
+    }
+
+    /// Gives a session that was placed its path.
+    pub fn reserve(&self, id: SessionId, number: usize) {
         let path = path(number);
         self.presence.arrive(&path, &self.configured, id.shard.into()).expect("few paths");
         self.hub.reserve(id, path, self.configured.clone(), &self.metrics);
-        self.hub.open(id, Socket::plain(server), Greeting::default());
-        (client, id)
     }
 
     /// Hands a text to one shard, past the broker; whether the shard took it.
