@@ -254,6 +254,28 @@ async fn a_pod_that_may_not_subscribe_is_down_until_it_may() {
     works_again(&[&a]).await;
 }
 
+/// The line of the documentation that makes a user for pathcast.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rights_are_enough_and_no_more_than_that() {
+    let server = Redis::start();
+    let docs = std::fs::read_to_string("docs/redis.md").expect("the documentation is there");
+    let rights = docs.lines().find_map(|line| line.strip_prefix("ACL SETUSER pathcast "));
+    let mut command = vec!["ACL", "SETUSER", "pathcast"];
+    command.extend(rights.expect("the documentation tells them").split(' '));
+    server.command(&command);
+    let url = server.url().replace("redis://", "redis://pathcast:a-long-password@");
+    let pod = Pod::start_at(A, &url).await;
+    pod.subscribe(&path("/ws/here")).await;
+    works_again(&[&pod]).await;
+    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![A]));
+    let dry_run =
+        |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
+    assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");
+    assert!(dry_run(&["SET", "other", "y"]).contains("no permissions"));
+    assert!(dry_run(&["PUBLISH", "other", "y"]).contains("no permissions"));
+    assert!(dry_run(&["FLUSHALL"]).contains("no permissions"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_without_sessions_is_left_after_a_while() {
     let server = Redis::start();

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use crate::broker::{Broker, Pending, Receiver};
+use crate::broker::{Broker, Outage, Pending, Receiver};
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
@@ -51,5 +51,9 @@ impl<R: Receiver> Broker for Memory<R> {
 
     fn pods(&self) -> Pending<Vec<PodId>> {
         Box::pin(std::future::ready(Ok(vec![self.pod])))
+    }
+
+    fn outage(&self) -> Outage {
+        Outage::None
     }
 }

@@ -5,6 +5,7 @@ pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -42,6 +43,18 @@ pub trait Broker: Send + Sync {
 
     /// Every pod alive, this one included.
     fn pods(&self) -> Pending<Vec<PodId>>;
+
+    /// Whether it carries messages at all.
+    fn outage(&self) -> Outage;
+}
+
+/// Whether a broker is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    None,
+    Since(Instant),
+    /// It has not been reached since this pod started.
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

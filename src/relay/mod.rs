@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::{Listener, Sse, Topic};
-use crate::broker::{Broker, Failure};
+use crate::broker::{Broker, Failure, Outage};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep};
 use crate::hub::presence::Presence;
@@ -48,6 +48,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// How long an answer about one session may take before it is unknown.
     pub unicast_timeout: Duration,
+    /// How long the broker may be away before this pod is not ready.
+    pub unready_after: Duration,
 }
 
 /// What became of a broadcast.
@@ -340,6 +342,16 @@ impl Relay {
     pub fn readiness(&self) -> Result<(), String> {
         if self.is_leaving() {
             return Err("this pod is leaving".to_owned());
+        }
+        match self.broker.outage() {
+            Outage::None => {}
+            Outage::Never => return Err("the broker has not been reached yet".to_owned()),
+            Outage::Since(since) => {
+                if since.elapsed() >= self.config.unready_after {
+                    let seconds = since.elapsed().as_secs();
+                    return Err(format!("the broker has been away for {seconds} s"));
+                }
+            }
         }
         self.liveness()
     }

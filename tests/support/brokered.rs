@@ -90,11 +90,15 @@ impl Receiver for Heard {
 impl Pod {
     /// A pod on that Redis, with its link up.
     pub async fn start(id: PodId, server: &Server) -> Pod {
+        Pod::start_at(id, &server.url()).await
+    }
+
+    pub async fn start_at(id: PodId, url: &str) -> Pod {
         let heard = Heard::default();
         let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
         let lifecycle = Lifecycle::default();
         let config = Config {
-            address: Address::parse(&server.url()).expect("a good URL"),
+            address: Address::parse(url).expect("a good URL"),
             prefix: "pathcast".into(),
             lease_ttl: LEASE_TTL,
             ask_timeout: Duration::from_secs(2),

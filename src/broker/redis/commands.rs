@@ -14,7 +14,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, Pipeline, RedisError, Value};
 use tokio::sync::{Notify, oneshot};
 
-use crate::broker::Failure;
+use crate::broker::redis::complaints::Complaints;
+use crate::broker::{Failure, Outage};
 
 /// What may wait: as much as in front of a shard.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -35,12 +36,15 @@ pub struct Commands {
     waiting: Mutex<Waiting>,
     /// Something waits, or everything is done.
     changed: Notify,
+    complaints: Complaints,
 }
 
 #[derive(Default)]
 struct Waiting {
     /// Since when commands are taken without a break.
     up_since: Option<Instant>,
+    /// When they were last taken, if they are not.
+    down_since: Option<Instant>,
     commands: VecDeque<Waiter>,
     bytes: usize,
     is_under_way: bool,
@@ -88,15 +92,25 @@ impl Commands {
         self.waiting().up_since
     }
 
+    pub fn outage(&self) -> Outage {
+        let waiting = self.waiting();
+        match (waiting.up_since, waiting.down_since) {
+            (Some(_), _) => Outage::None,
+            (None, Some(since)) => Outage::Since(since),
+            (None, None) => Outage::Never,
+        }
+    }
+
     /// From now on commands are taken.
     pub fn open(&self, now: Instant) {
         self.waiting().up_since = Some(now);
     }
 
     /// From now on none are. Those that wait have not been sent, and are told so.
-    pub fn close(&self) {
+    pub fn close(&self, now: Instant) {
         let mut waiting = self.waiting();
         waiting.up_since = None;
+        waiting.down_since = Some(now);
         waiting.is_under_way = false;
         waiting.bytes = 0;
         for waiter in waiting.commands.drain(..) {
@@ -121,7 +135,7 @@ impl Commands {
             };
             // Dropped with an error, the replies say that nothing is known.
             match connection.send_packed_commands(&batch, 0, replies.len()).await {
-                Ok(values) => answer(replies, values),
+                Ok(values) => self.answer(replies, values),
                 Err(error) => return error,
             }
             self.waiting().is_under_way = false;
@@ -142,18 +156,21 @@ impl Commands {
         waiting.is_under_way.then_some((batch, replies))
     }
 
+    fn answer(&self, replies: Vec<Reply>, values: Vec<Value>) {
+        for (reply, value) in replies.into_iter().zip(values) {
+            let answer = value.extract_error().map_err(|error| {
+                if self.complaints.are_due() {
+                    tracing::error!("Redis refused a command: {error}");
+                }
+                Failure::Unavailable("Redis refused it")
+            });
+            // Whoever asked may not wait any more.
+            let _ = reply.send(answer);
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn answer(replies: Vec<Reply>, values: Vec<Value>) {
-    for (reply, value) in replies.into_iter().zip(values) {
-        let answer = value.extract_error().map_err(|error| {
-            tracing::error!("Redis refused a command: {error}");
-            Failure::Unavailable("Redis refused it")
-        });
-        let _ = reply.send(answer);
     }
 }
 
@@ -178,6 +195,7 @@ mod tests {
         let commands = Commands::default();
         let away = Err(Failure::Unavailable("Redis is away"));
         assert_eq!(commands.send(publish(b"1")).await, away);
+        assert_eq!(commands.outage(), Outage::Never);
 
         commands.open(Instant::now());
         let under_way = commands.send(publish(b"2"));
@@ -185,7 +203,10 @@ mod tests {
         assert!(commands.next_batch().is_none());
         let waiting = commands.send(publish(b"3"));
         drop(batch);
-        commands.close();
+        let closed = Instant::now();
+        assert_eq!(commands.outage(), Outage::None);
+        commands.close(closed);
+        assert_eq!(commands.outage(), Outage::Since(closed));
         assert_eq!(under_way.await, Err(Failure::Unknown));
         assert_eq!(waiting.await, away);
         assert_eq!(commands.send(publish(b"4")).await, away);
@@ -200,7 +221,7 @@ mod tests {
         let full = Err(Failure::Unavailable("too much waits for Redis"));
         assert_eq!(commands.send(publish(b"")).await, full);
         let (_, replies) = commands.next_batch().expect("a batch");
-        answer(replies, vec![Value::Int(3)]);
+        commands.answer(replies, vec![Value::Int(3)]);
         assert_eq!(first.await, Ok(Value::Int(3)));
         drop(commands.send(large));
         assert_eq!(commands.waiting().commands.len(), 1);

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
+use crate::broker::redis::complaints::Complaints;
 use crate::broker::redis::envelope;
 use crate::broker::redis::names::Names;
 use crate::broker::{Pending, Receiver};
@@ -32,9 +33,6 @@ const ANSWERING_MAX: usize = 10_000;
 /// verdict, so this only bounds what is kept.
 const UNASKED_AGE_MAX: Duration = Duration::from_secs(2);
 
-/// Malformed messages are logged at most this often.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
-
 pub struct Inbox {
     pub pod: PodId,
     pub names: Names,
@@ -47,7 +45,7 @@ pub struct Inbox {
     open: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     answering: Arc<Semaphore>,
     pulse: Mutex<Pulse>,
-    complained: Mutex<Option<Instant>>,
+    complaints: Complaints,
 }
 
 struct Sequence {
@@ -99,7 +97,7 @@ impl Inbox {
             open: Mutex::default(),
             answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
             pulse: Mutex::default(),
-            complained: Mutex::default(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -268,10 +266,7 @@ impl Inbox {
 
     fn complain(&self, channel: &[u8], why: &str) {
         self.metrics.broker.malformed.inc();
-        let now = Instant::now();
-        let mut complained = lock(&self.complained);
-        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL) {
-            *complained = Some(now);
+        if self.complaints.are_due() {
             tracing::warn!(channel = %channel.escape_ascii(), "dropped what was published: {why}");
         }
     }

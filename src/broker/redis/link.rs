@@ -195,7 +195,7 @@ impl Link {
 
     fn down(&self) {
         self.metrics.broker.up.set(0);
-        self.commands.close();
+        self.commands.close(Instant::now());
         self.interest.close();
     }
 

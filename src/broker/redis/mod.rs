@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod commands;
+pub mod complaints;
 pub mod inbox;
 pub mod interest;
 pub mod link;
@@ -24,7 +25,7 @@ use crate::broker::redis::inbox::{Inbox, Parts, Question};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
-use crate::broker::{Broker, Failure, Pending, Receiver};
+use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask};
@@ -58,6 +59,11 @@ pub struct Redis {
     ask_timeout: Duration,
 }
 
+/// Why there can be no link to a Redis, now or later.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(RedisError);
+
 impl Address {
     /// `redis://[user][:password@]host[:port][/database]`, or `redis+unix:///path`.
     pub fn parse(url: &str) -> Result<Address, String> {
@@ -73,7 +79,7 @@ impl Redis {
         receiver: impl Receiver,
         metrics: Arc<Metrics>,
         lifecycle: &Lifecycle,
-    ) -> Result<Redis, RedisError> {
+    ) -> Result<Redis, Unusable> {
         let Config { address, prefix, lease_ttl, ask_timeout } = config;
         let parts = Parts {
             pod,
@@ -85,7 +91,8 @@ impl Redis {
         };
         let inbox = Arc::new(Inbox::new(parts, Box::new(receiver)));
         let interest = Arc::new(Interest::default());
-        let link = Link::new(address, lease_ttl, inbox.clone(), interest.clone())?;
+        let link = Link::new(address, lease_ttl, inbox.clone(), interest.clone());
+        let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
         Ok(Redis { inbox, interest, lease_ttl, ask_timeout })
     }
@@ -171,6 +178,10 @@ impl Broker for Redis {
             }
             Ok(living)
         })
+    }
+
+    fn outage(&self) -> Outage {
+        self.inbox.commands.outage()
     }
 }
 
