@@ -66,6 +66,25 @@ async fn sigterm_does_not_wait_for_clients_that_do_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_leaves_sends_nothing_new_and_says_so() {
+    let rest = "[limits]\nclose_timeout = \"3s\"\n[[path]]\npath = \"/ws\"\n";
+    let gateway = Gateway::start(rest).await;
+    // It does not answer the close, so the pod waits for it.
+    let mut mute = gateway.open("/ws").await;
+    let listed = gateway.fetch("/v1/sessions").await.json();
+    let session = listed["sessions"][0]["id"].as_str().expect("a session").to_owned();
+    gateway.signal(Signal::TERM);
+    assert_eq!(mute.closing().await.close_code(), Some(1012));
+    let unicast =
+        format!(r#"{{"payload":"x","_session":{{"type":"websocket","id":"{session}"}}}}"#);
+    for msg in [r#"{"payload":"x"}"#, &unicast] {
+        let said = gateway.publish("/ws", msg).await;
+        assert_eq!(said.status, 503, "{}", said.text);
+        assert!(said.headers.contains_key("retry-after"), "{}", said.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_starts_with_the_variables_of_a_service_named_pathcast() {
     let kubernetes = [
         ("PATHCAST_PORT", "tcp://10.0.0.1:8080"),

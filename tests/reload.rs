@@ -172,9 +172,12 @@ async fn an_exact_path_taken_out_of_a_pattern_serves_old_and_new() {
     let pattern = "[[path]]\npath = \"/ws/rooms/{room}\"\n";
     let gateway = start(pattern).await;
     let mut before = gateway.open("/ws/rooms/lobby").await;
+    let mut early = gateway.listen("/ws/rooms/lobby").await;
     let with_exact = format!("{pattern}[[path]]\npath = \"/ws/rooms/lobby\"\nwholemsg = true\n");
     reload(&gateway, &with_exact, true).await;
     let mut after = gateway.open("/ws/rooms/lobby").await;
+    // Whoever listened to the concrete path goes on hearing all of it.
+    assert_eq!(early.next().await.json()["type"], "connect");
     gateway.broadcast("/ws/rooms/lobby", r#"{"payload":"x"}"#).await;
     before.expect_text("x").await;
     after.expect_text(r#"{"payload":"x"}"#).await;

@@ -98,15 +98,13 @@ async fn events(
 /// What a raw path asks for: a configured path by its own text, else one concrete path.
 fn topic(paths: &Paths, caller: &Caller, raw: &str) -> Result<Topic, Problem> {
     let text = with_braces(raw);
-    if let Some(configured) = paths.named(&text) {
+    if let Some(configured) = paths.named(&text).filter(|one| !one.pattern.is_exact()) {
         caller.may_touch(&text)?;
         return Ok(Topic::Configured(configured.pattern.text().clone()));
     }
     caller.may_touch(raw)?;
     match paths.resolve(raw) {
-        Some((path, configured)) => {
-            Ok(Topic::Concrete { path, configured: configured.pattern.text().clone() })
-        }
+        Some((path, _)) => Ok(Topic::Concrete(path)),
         None => Err(publish::unknown(paths, caller, raw)),
     }
 }
@@ -186,15 +184,12 @@ mod tests {
     #[test]
     fn a_patterns_text_is_all_of_it_and_a_concrete_path_that_one() {
         let configured = |text: &str| Some(Topic::Configured(text.into()));
-        check("/", configured("/"));
-        check("/ws/a", configured("/ws/a"));
         check("/ws/rooms/{room}", configured("/ws/rooms/{room}"));
         check("/ws/rooms/%7Broom%7d", configured("/ws/rooms/{room}"));
         check("/ws/rooms/%7broom}", configured("/ws/rooms/{room}"));
-        let concrete = |text| {
-            let path = Path::parse(text).ok()?;
-            Some(Topic::Concrete { path, configured: "/ws/rooms/{room}".into() })
-        };
+        let concrete = |text| Path::parse(text).ok().map(Topic::Concrete);
+        check("/", concrete("/"));
+        check("/ws/a", concrete("/ws/a"));
         check("/ws/rooms/1", concrete("/ws/rooms/1"));
         check("/ws/rooms/%7Bother%7D", concrete("/ws/rooms/%7Bother%7D"));
         check("/ws/rooms/{other}", None);

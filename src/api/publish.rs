@@ -255,8 +255,8 @@ pub fn unknown(paths: &Paths, caller: &Caller, raw: &str) -> Problem {
 /// The answer to a broadcast; with a hint when nobody was there.
 pub fn accepted(state: &State, caller: &Caller, path: &Path, receipt: Receipt) -> Accepted {
     let hint = (receipt.receivers == 0).then(|| {
-        let nearest = state.relay.nearest(path);
-        match nearest.filter(|nearest| caller.grant.allows(nearest.path.as_str())) {
+        let nearest = state.relay.nearest(path, |near| caller.grant.allows(near.path.as_str()));
+        match nearest {
             Some(nearest) => format!(
                 "nobody is on {path}; the nearest path with clients is {} ({})",
                 nearest.path, nearest.sessions

@@ -31,8 +31,8 @@ const LISTENER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub enum Topic {
     /// Every session of a configured path, by its text.
     Configured(Arc<str>),
-    /// The sessions of one concrete path of a pattern.
-    Concrete { path: Path, configured: Arc<str> },
+    /// The sessions of one concrete path, whatever configures it.
+    Concrete(Path),
 }
 
 /// One event, ready to be sent.
@@ -56,15 +56,23 @@ pub enum Heard {
 }
 
 pub struct Sse {
-    waiting: mpsc::UnboundedSender<Event>,
+    waiting: mpsc::UnboundedSender<Offered>,
     shared: Arc<Shared>,
+}
+
+/// What goes to the task.
+enum Offered {
+    Event(Event),
+    /// An event of this path that found no room.
+    Lost {
+        path: Path,
+        configured: Arc<str>,
+    },
 }
 
 struct Shared {
     waiting_bytes: AtomicUsize,
-    /// Dropped before the task saw them; every listener of the topic missed them.
-    dropped: AtomicU64,
-    /// The configured paths somebody listens to: what shards look at.
+    /// The paths somebody listens to, configured and concrete ones: what shards look at.
     heard: ArcSwap<HashSet<Arc<str>>>,
     outlets: Mutex<Vec<Outlet>>,
     metrics: Arc<Metrics>,
@@ -95,16 +103,17 @@ struct Arrears {
 }
 
 impl Topic {
-    fn configured(&self) -> &Arc<str> {
+    fn text(&self) -> Arc<str> {
         match self {
-            Topic::Configured(text) | Topic::Concrete { configured: text, .. } => text,
+            Topic::Configured(text) => text.clone(),
+            Topic::Concrete(path) => path.as_str().into(),
         }
     }
 
-    fn is_of(&self, event: &Event) -> bool {
+    fn is_of(&self, of: &Path, configured: &Arc<str>) -> bool {
         match self {
-            Topic::Configured(text) => *text == event.configured,
-            Topic::Concrete { path, .. } => *path == event.path,
+            Topic::Configured(text) => text == configured,
+            Topic::Concrete(path) => path == of,
         }
     }
 }
@@ -115,7 +124,6 @@ impl Sse {
         let (waiting, events) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             waiting_bytes: AtomicUsize::new(0),
-            dropped: AtomicU64::new(0),
             heard: ArcSwap::default(),
             outlets: Mutex::default(),
             metrics,
@@ -131,11 +139,11 @@ impl Sse {
         Sse { waiting, shared }
     }
 
-    /// Whether an event of this configured path would reach anybody. Cheap: to be asked before an
-    /// event is made.
-    pub fn is_heard(&self, configured: &Arc<str>) -> bool {
+    /// Whether an event of this path would reach anybody. Cheap: to be asked before an event is
+    /// made.
+    pub fn is_heard(&self, path: &Path, configured: &Arc<str>) -> bool {
         let heard = self.shared.heard.load();
-        !heard.is_empty() && heard.contains(configured)
+        !heard.is_empty() && (heard.contains(configured) || heard.contains(path.as_str()))
     }
 
     /// Whether something that was offered has not been handed to its listeners yet.
@@ -145,11 +153,21 @@ impl Sse {
 
     /// Never waits. Events offered by one thread are heard in that order.
     pub fn offer(&self, event: Event) {
-        let bytes = event.json.len();
-        let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > WAITING_BYTES_MAX || self.waiting.send(event).is_err() {
+        let mut offered = Offered::Event(event);
+        let before = self.shared.waiting_bytes.load(Ordering::Relaxed);
+        if before + offered.bytes() > WAITING_BYTES_MAX
+            && let Offered::Event(Event { path, configured, .. }) = offered
+        {
+            offered = Offered::Lost { path, configured };
+        }
+        let bytes = offered.bytes();
+        // Losses are small, but a flood of them is bounded too.
+        if before + bytes > 2 * WAITING_BYTES_MAX {
+            return self.shared.metrics.events_missed.inc();
+        }
+        self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.waiting.send(offered).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -164,6 +182,16 @@ impl Sse {
     }
 }
 
+impl Offered {
+    /// What it holds while it waits, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Offered::Event(event) => size_of::<Offered>() + event.json.len(),
+            Offered::Lost { .. } => size_of::<Offered>(),
+        }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Outlet>> {
         // Each change of the list is one call; a panic leaves it whole.
@@ -171,7 +199,7 @@ impl Shared {
     }
 
     fn publish_heard(&self, outlets: &[Outlet]) {
-        let heard = outlets.iter().map(|outlet| outlet.topic.configured().clone()).collect();
+        let heard = outlets.iter().map(|outlet| outlet.topic.text()).collect();
         self.heard.store(Arc::new(heard));
         self.metrics.event_listeners.set(i64::try_from(outlets.len()).unwrap_or(i64::MAX));
     }
@@ -205,18 +233,23 @@ impl Drop for Listener {
     }
 }
 
-async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Event>, shared: Arc<Shared>) {
-    while let Some(event) = waiting.recv().await {
-        let event = Arc::new(event);
-        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
+async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Offered>, shared: Arc<Shared>) {
+    while let Some(offered) = waiting.recv().await {
+        let bytes = offered.bytes();
+        let (path, configured, event) = match offered {
+            Offered::Event(event) => {
+                (event.path.clone(), event.configured.clone(), Some(Arc::new(event)))
+            }
+            Offered::Lost { path, configured } => (path, configured, None),
+        };
         for outlet in shared.lock().iter() {
-            outlet.miss(dropped);
-            if outlet.topic.is_of(&event) && !outlet.put(&event) {
-                outlet.miss(1);
+            let is_missed = || !event.as_ref().is_some_and(|event| outlet.put(event));
+            if outlet.topic.is_of(&path, &configured) && is_missed() {
+                outlet.miss();
                 shared.metrics.events_missed.inc();
             }
         }
-        shared.waiting_bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
+        shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         // The task shares its thread with handshakes and requests: be brief.
         tokio::task::consume_budget().await;
     }
@@ -244,13 +277,11 @@ impl Outlet {
         is_sent
     }
 
-    fn miss(&self, events: u64) {
-        if events > 0 {
-            self.arrears.missed.fetch_add(events, Ordering::SeqCst);
-            // The listener may have taken the last event meanwhile, and wait.
-            if self.arrears.bytes.load(Ordering::SeqCst) == 0 {
-                self.tell_missed();
-            }
+    fn miss(&self) {
+        self.arrears.missed.fetch_add(1, Ordering::SeqCst);
+        // The listener may have taken the last event meanwhile, and wait.
+        if self.arrears.bytes.load(Ordering::SeqCst) == 0 {
+            self.tell_missed();
         }
     }
 
@@ -286,11 +317,11 @@ mod tests {
     async fn a_listener_hears_its_topic_and_nobody_is_heard_after_it_left() {
         let (sse, _lifecycle) = sse();
         let configured: Arc<str> = "/ws/rooms/{room}".into();
-        assert!(!sse.is_heard(&configured));
         let path = Path::parse("/ws/rooms/a").expect("a good path");
-        let mut one = sse.listen(Topic::Concrete { path, configured: configured.clone() });
+        assert!(!sse.is_heard(&path, &configured));
+        let mut one = sse.listen(Topic::Concrete(path.clone()));
         let mut all = sse.listen(Topic::Configured(configured.clone()));
-        assert!(sse.is_heard(&configured));
+        assert!(sse.is_heard(&path, &configured));
         sse.offer(event("/ws/rooms/b", 1));
         sse.offer(event("/ws/rooms/a", 2));
         let lengths = |heard| match heard {
@@ -301,7 +332,7 @@ mod tests {
         assert_eq!(lengths(all.next().await), 1);
         assert_eq!(lengths(all.next().await), 2);
         drop((one, all));
-        assert!(!sse.is_heard(&configured));
+        assert!(!sse.is_heard(&path, &configured));
     }
 
     #[tokio::test]

@@ -214,14 +214,16 @@ impl Gateway {
             }
         }
         let attached = Attachment::begin(&self.relay, &path, &configured).await;
-        let attachment = attached.map_err(|unattached| {
-            Refusal::Unavailable(match unattached {
-                Unattached::Full => "this server is full; try again",
-                Unattached::TooManyPaths => "there are too many paths of this kind; try again",
-                Unattached::Leaving => "this server is leaving; try again",
-                Unattached::Removed => "this path was just removed",
-                Unattached::Broker => "this server cannot reach its broker; try again",
-            })
+        let attachment = attached.map_err(|unattached| match unattached {
+            Unattached::Removed => Refusal::UnknownPath,
+            Unattached::Full => Refusal::Unavailable("this server is full; try again"),
+            Unattached::TooManyPaths => {
+                Refusal::Unavailable("there are too many paths of this kind; try again")
+            }
+            Unattached::Leaving => Refusal::Unavailable("this server is leaving; try again"),
+            Unattached::Broker => {
+                Refusal::Unavailable("this server cannot reach its broker; try again")
+            }
         })?;
         let (response, upgrade) = upgrade(&mut request)
             .map_err(|_| Refusal::Malformed("the handshake cannot be answered"))?;

@@ -17,7 +17,7 @@ use crate::relay::Relay;
 /// How long a subscription may take to be confirmed.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a client cannot be attached now; all of them 503.
+/// Why a client cannot be attached now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unattached {
     #[error("this pod is full")]

@@ -57,7 +57,7 @@ impl Ears {
     }
 
     fn is_heard(&self, who: &Who<'_>) -> bool {
-        self.events.is_heard(who.configured.pattern.text())
+        self.events.is_heard(who.path, who.configured.pattern.text())
     }
 }
 

@@ -29,7 +29,7 @@ use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::{PodId, SessionId};
-use crate::proto::spelling::distance;
+use crate::proto::spelling::bounded;
 use crate::relay::ears::Departure;
 
 /// How long a publisher waits for a crowded pod before it is refused.
@@ -40,7 +40,11 @@ const CROWDED_POLL: Duration = Duration::from_millis(5);
 
 /// Of how many paths on either side, in the order of paths, the nearest one is picked: telling it
 /// is a courtesy, and publishing to empty paths is ordinary.
-const NEAREST_OF: usize = 16;
+const NEAREST_OF: usize = 8;
+
+/// The longest part in which they may differ: clients choose the names, and comparing costs by its
+/// square.
+const NEAREST_CHARS_MAX: usize = 48;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -161,6 +165,7 @@ impl Relay {
         path: Path,
         content: Content,
     ) -> Result<(Uuid, crate::broker::Pending<u64>), Refusal> {
+        self.may_send()?;
         let paths = self.paths.load();
         let Some((_, configured)) = paths.resolve(path.as_str()) else {
             return Err(Refusal::Unavailable("the path was removed meanwhile"));
@@ -181,10 +186,15 @@ impl Relay {
         reach: Reach,
         content: Content,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
-        let answer = self.ask(to.pod, Ask::Unicast { to, reach, content });
+        let may = self.may_send();
+        let answer = may.map(|()| self.ask(to.pod, Ask::Unicast { to, reach, content }));
         let metrics = self.metrics.clone();
         async move {
-            let outcome = match answer.await {
+            let answer = match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => Err(refusal),
+            };
+            let outcome = match answer {
                 Ok(Answer::Delivered) => Ok(()),
                 Ok(answer) => Err(Refusal::from(answer)),
                 Err(refusal) => Err(refusal),
@@ -199,6 +209,15 @@ impl Relay {
             };
             result.inc();
             outcome
+        }
+    }
+
+    /// A pod that leaves sends nothing new: another one will, and nobody is told `gone` of a session
+    /// that only moves.
+    fn may_send(&self) -> Result<(), Refusal> {
+        match self.is_leaving() {
+            true => Err(Refusal::Unavailable("this pod is leaving")),
+            false => Ok(()),
         }
     }
 
@@ -314,10 +333,16 @@ impl Relay {
         self.metrics.shard_imbalance.set(imbalance);
     }
 
-    /// The path with clients on this pod that is most like this one.
-    pub fn nearest(&self, path: &Path) -> Option<PathCount> {
-        let candidates = self.presence.around(path, NEAREST_OF);
-        candidates.into_iter().min_by_key(|count| distance(count.path.as_str(), path.as_str()))
+    /// The path with clients on this pod, of those that the asker `may` know, that is most like this
+    /// one.
+    /// `None` also when none is like it.
+    pub fn nearest(&self, path: &Path, may: impl Fn(&PathCount) -> bool) -> Option<PathCount> {
+        let candidates = self.presence.around(path, NEAREST_OF).into_iter().filter(may);
+        let ranked = candidates.filter_map(|count| {
+            let slips = bounded(count.path.as_str(), path.as_str(), NEAREST_CHARS_MAX)?;
+            Some((slips, count))
+        });
+        ranked.min_by_key(|&(slips, _)| slips).map(|(_, count)| count)
     }
 
     /// Hears events from now on.
