@@ -12,7 +12,9 @@ use tokio::net::TcpListener;
 
 use crate::api;
 use crate::backend::sse::Sse;
+use crate::broker::Broker;
 use crate::broker::memory::Memory;
+use crate::broker::redis::{Redis, Unusable};
 use crate::config::{self, Drain, Settings, Source};
 use crate::gateway::{Gateway, tls};
 use crate::hub::Hub;
@@ -61,6 +63,8 @@ pub enum Error {
     Shards(io::Error),
     #[error("cannot make an id for this pod: {0}")]
     Random(getrandom::Error),
+    #[error("cannot use the broker: {0}")]
+    Broker(Unusable),
     #[error("metrics contradict each other: {0}")]
     Metrics(String),
 }
@@ -87,8 +91,18 @@ impl App {
             metrics: metrics.clone(),
             frame_bytes_max: settings.relay.frame_bytes_max,
         };
+        let broker: Box<dyn Broker> = match settings.broker {
+            Some(config) => {
+                let redis = Redis::start(config, pod, local, metrics.clone(), &lifecycle);
+                Box::new(redis.map_err(Error::Broker)?)
+            }
+            None => {
+                metrics.broker.up.set(1);
+                Box::new(Memory::new(pod, local))
+            }
+        };
         let parts = Parts {
-            broker: Box::new(Memory::new(pod, local)),
+            broker,
             hub: hub.clone(),
             presence,
             events: events.clone(),

@@ -48,8 +48,9 @@ async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
     let scheme = if settings.gateway.tls.is_some() { "wss" } else { "ws" };
     let paths: Vec<String> =
         settings.paths.iter().map(|path| path.pattern.text().to_string()).collect();
+    let broker = if settings.broker.is_some() { "Redis" } else { "the memory broker" };
     let app = App::start(settings, source).await?;
-    announce(&app, scheme, &paths);
+    announce(&app, broker, scheme, &paths);
     let mut changes = app.changes();
     loop {
         tokio::select! {
@@ -66,11 +67,11 @@ async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
 }
 
 /// Says where the doors are. Nobody may be reading; that is no reason not to serve.
-fn announce(app: &App, scheme: &str, paths: &[String]) {
+fn announce(app: &App, broker: &str, scheme: &str, paths: &[String]) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,
-        "pathcast {} on the memory broker\n  clients {scheme}://{}  paths {}\n  api http://{}",
+        "pathcast {} on {broker}\n  clients {scheme}://{}  paths {}\n  api http://{}",
         env!("CARGO_PKG_VERSION"),
         app.clients(),
         paths.join(" "),

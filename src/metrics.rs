@@ -19,6 +19,10 @@ use crate::proto::close::Cause;
 const FANOUT_SECONDS: &[f64] =
     &[1e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 5.0];
 
+/// Upper edges in seconds: from a Redis beside this pod to one that has nearly been given up.
+const ROUNDTRIP_SECONDS: &[f64] =
+    &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 3.0];
+
 /// Close codes with a value of their own (RFC 6455 section 7.4 and the registry it began).
 const CODES: RangeInclusive<u16> = 1000..=1014;
 
@@ -35,6 +39,7 @@ pub struct Metrics {
     undelivered: IntCounterVec,
     handshakes: IntCounterVec,
     pub unicasts: Unicasts,
+    pub broker: Broker,
     pub delivery_bytes: IntCounter,
     pub fanout_seconds: Histogram,
     pub outbox_bytes: IntGauge,
@@ -68,6 +73,14 @@ impl Unicasts {
             late: result("late"),
         }
     }
+}
+
+/// The way to all pods.
+pub struct Broker {
+    pub up: IntGauge,
+    pub roundtrip_seconds: Histogram,
+    pub gaps: IntCounter,
+    pub malformed: IntCounter,
 }
 
 /// The handles of one configured path.
@@ -113,6 +126,13 @@ impl Metrics {
         );
         let fanout_seconds = Histogram::with_opts(fanout.buckets(FANOUT_SECONDS.to_vec()))?;
         registry.register(Box::new(fanout_seconds.clone()))?;
+        let roundtrip = HistogramOpts::new(
+            "broker_roundtrip_seconds",
+            "From a ping of this pod to itself until it came back through the broker.",
+        );
+        let roundtrip_seconds =
+            Histogram::with_opts(roundtrip.buckets(ROUNDTRIP_SECONDS.to_vec()))?;
+        registry.register(Box::new(roundtrip_seconds.clone()))?;
         Ok(Metrics {
             sessions,
             opened: counters("sessions_opened_total", "Sessions opened.", &["path"])?,
@@ -131,6 +151,12 @@ impl Metrics {
                 "Unicasts answered, and those that came too late to be sent.",
                 &["result"],
             )?),
+            broker: Broker {
+                up: gauge("broker_up", "1 while the broker carries messages.")?,
+                roundtrip_seconds,
+                gaps: counter("broker_gaps_total", "Times broadcasts may have been missed.")?,
+                malformed: counter("broker_malformed_total", "Messages that are none.")?,
+            },
             delivery_bytes: counter("delivery_bytes_total", "Bytes of frames put on sockets.")?,
             fanout_seconds,
             outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,

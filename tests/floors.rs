@@ -204,7 +204,9 @@ fn what_is_fenced_stays_in_its_module() {
     let mut faults = Vec::new();
     for file in files() {
         for (text, module) in FENCED {
-            if file.module != *module && has(&file.code, text) {
+            // Our own module of that name may be spoken of.
+            let code = file.code.replace("broker::redis::", "");
+            if file.module != *module && has(&code, text) {
                 faults.push(format!("{}: {text} belongs to {module}", file.name));
             }
         }

@@ -246,6 +246,10 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         paths: Arc::new(paths),
         leaving: lifecycle.draining().clone(),
     };
-    let config = relay::Config { frame_bytes_max: MIB, unicast_timeout: Duration::from_secs(2) };
+    let config = relay::Config {
+        frame_bytes_max: MIB,
+        unicast_timeout: Duration::from_secs(2),
+        unready_after: Duration::from_secs(30),
+    };
     Arc::new(Relay::new(config, parts))
 }

@@ -6,7 +6,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::broker::{Broker, Pending, Receiver};
+use uuid::Uuid;
+
+use crate::broker::{Broker, Outage, Pending, Receiver};
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
@@ -35,7 +37,7 @@ impl<R: Receiver> Broker for Memory<R> {
 
     fn unsubscribe(&self, _path: &Path) {}
 
-    fn publish(&self, path: Path, content: Content) -> Pending<u64> {
+    fn publish(&self, _id: Uuid, path: Path, content: Content) -> Pending<u64> {
         let heard = self.in_order(|receiver| receiver.broadcast(&path, &content));
         Box::pin(std::future::ready(Ok(u64::from(heard))))
     }
@@ -47,7 +49,11 @@ impl<R: Receiver> Broker for Memory<R> {
         self.in_order(|receiver| receiver.ask(ask))
     }
 
-    fn pods(&self) -> Vec<PodId> {
-        vec![self.pod]
+    fn pods(&self) -> Pending<Vec<PodId>> {
+        Box::pin(std::future::ready(Ok(vec![self.pod])))
+    }
+
+    fn outage(&self) -> Outage {
+        Outage::None
     }
 }

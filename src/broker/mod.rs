@@ -1,9 +1,13 @@
 //! The way to all pods.
 
 pub mod memory;
+pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
+
+use uuid::Uuid;
 
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
@@ -30,14 +34,27 @@ pub trait Broker: Send + Sync {
     /// A session that wanted `path` does so no more: one call for each of `subscribe`.
     fn unsubscribe(&self, path: &Path);
 
-    /// Resolves to the number of pods that got it: a hint.
-    fn publish(&self, path: Path, content: Content) -> Pending<u64>;
+    /// Resolves to the number of pods that got it: a hint. `id` goes with it.
+    fn publish(&self, id: Uuid, path: Path, content: Content) -> Pending<u64>;
 
-    /// `pod` may be this pod. A pod that cannot exist answers [`Answer::Gone`].
+    /// `pod` may be this pod. [`Answer::Gone`] for a pod that proves to live no more, or never to
+    /// have lived; while that is not proven, [`Failure::Unknown`].
     fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer>;
 
     /// Every pod alive, this one included.
-    fn pods(&self) -> Vec<PodId>;
+    fn pods(&self) -> Pending<Vec<PodId>>;
+
+    /// Whether it carries messages at all.
+    fn outage(&self) -> Outage;
+}
+
+/// Whether a broker is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    None,
+    Since(Instant),
+    /// It has not been reached since this pod started.
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,4 +73,7 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// The question takes its place among the broadcasts when this is called.
     fn ask(&self, ask: Ask) -> Pending<Answer>;
+
+    /// Broadcasts may have been missed between what came before this and what comes after it.
+    fn gap(&self);
 }

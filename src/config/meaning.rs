@@ -6,10 +6,12 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::api;
+use crate::broker;
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, keys, wire};
@@ -21,6 +23,9 @@ use crate::trace;
 
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
+
+/// Below this a pod that is merely busy would be taken for dead.
+const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -55,13 +60,42 @@ pub fn settings(
         relay: relay::Config {
             frame_bytes_max: limits.frame_bytes_max.0,
             unicast_timeout: wire.broker.unicast_timeout.0,
+            unready_after: wire.broker.unready_after.0,
         },
+        broker: redis(&wire.broker)?,
         paths: paths(&wire)?,
         log: log(&wire.log)?,
         drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
         source: None,
         wire,
     })
+}
+
+/// `None`: the memory broker.
+fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault> {
+    let at = |key| At::keys(["broker", key]);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte);
+    if written.prefix.is_empty() || !written.prefix.bytes().all(is_plain) {
+        let what = format!("{:?} cannot begin the names of channels", written.prefix);
+        let advice = "letters, digits and any of \".:_-\"";
+        return Err(Fault::value(at("prefix"), what).advise(advice));
+    }
+    if written.lease_ttl.0 < LEASE_TTL_MIN {
+        let what = "a pod that is merely busy would be taken for dead";
+        return Err(Fault::value(at("lease_ttl"), what).advise("at least \"1s\""));
+    }
+    let Some(url) = &written.url else { return Ok(None) };
+    // It may hold a password, so it is not shown.
+    let address = broker::redis::Address::parse(url).map_err(|error| {
+        Fault::value(at("url"), format!("this is not the URL of a Redis: {error}"))
+            .advise("as in \"redis://127.0.0.1:6379\"")
+    })?;
+    Ok(Some(broker::redis::Config {
+        address,
+        prefix: written.prefix.clone(),
+        lease_ttl: written.lease_ttl.0,
+        ask_timeout: written.unicast_timeout.0,
+    }))
 }
 
 /// What has to hold the largest of something else.

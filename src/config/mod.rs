@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api;
+use crate::broker;
 use crate::config::document::Document;
 use crate::config::fault::{Fault, Step};
 use crate::config::schema::Schema;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub api: api::Config,
     pub hub: hub::Config,
     pub relay: relay::Config,
+    /// `None`: the memory broker.
+    pub broker: Option<broker::redis::Config>,
     /// At least one.
     pub paths: Paths,
     pub log: trace::Config,
@@ -159,6 +162,14 @@ impl Settings {
             if let Some(sha256) = &mut key.sha256 {
                 *sha256 = "…hidden…".into();
             }
+        }
+        if let Some((scheme, address)) = wire
+            .broker
+            .url
+            .as_ref()
+            .and_then(|url| Some((url.split_once("://")?.0, url.rsplit_once('@')?.1)))
+        {
+            wire.broker.url = Some(format!("{scheme}://…hidden…@{address}"));
         }
         wire
     }

@@ -83,6 +83,7 @@ fn without_a_file_there_is_one_open_path() {
     assert_eq!(settings.hub.message_bytes_max, 1 << 20);
     assert!((1..=256).contains(&settings.hub.shards));
     assert_eq!(settings.relay.unicast_timeout, Duration::from_secs(2));
+    assert!(settings.broker.is_none());
     assert_eq!(settings.source, None);
 }
 
@@ -107,6 +108,10 @@ fn every_setting_gets_to_its_part() {
         scopes = ["events"]
         paths = ["/ws/*"]
         [broker]
+        url = "redis://:hunter2@redis.example/1"
+        prefix = "other"
+        lease_ttl = "7s"
+        unready_after = "8s"
         unicast_timeout = "1s"
         [limits]
         message_bytes_max = "1kB"
@@ -169,8 +174,15 @@ fn every_setting_gets_to_its_part() {
         close_timeout: second(10),
     };
     assert_eq!(settings.hub, hub);
-    let relay = relay::Config { frame_bytes_max: 4000, unicast_timeout: second(1) };
+    let relay = relay::Config {
+        frame_bytes_max: 4000,
+        unicast_timeout: second(1),
+        unready_after: second(8),
+    };
     assert_eq!(settings.relay, relay);
+    let broker = settings.broker.expect("a Redis");
+    assert_eq!((broker.prefix.as_str(), broker.lease_ttl), ("other", second(7)));
+    assert_eq!(broker.ask_timeout, second(1));
     assert_eq!((settings.api.publish_bytes_max, settings.api.batch_bytes_max), (2000, 3000));
     let [all, some] = &settings.api.keys[..] else { panic!("two keys") };
     assert_eq!((all.sha256[0], all.sha256[31]), (0xba, 0xad));
@@ -221,7 +233,7 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     bad_section("[clients]\nlisen = 1", &["f.toml:2:1: ", "in [clients]", "mean `listen`?"]);
     bad_section("listen = 1", &["f.toml:1:1: ", "`listen` belongs to [clients] or [api]"]);
     bad_section("[limits]\nhandshake_timeout = \"1s\"", &["f.toml:2:1: ", "to [clients]"]);
-    bad_section("[broker]\nurl = \"\"", &["f.toml:2:1: ", "known here: unicast_timeout"]);
+    bad_section("[drain]\nurl = \"\"", &["f.toml:2:1: ", "`url` belongs to [broker]"]);
     bad_path("shards = 1", &["f.toml:3:1: ", "in [[path]]", "`shards` belongs to [hub]"]);
     bad_path("compress = true", &["f.toml:3:1: ", "`compress` comes with a later version"]);
     bad_path("color = 1", &["f.toml:3:1: ", "known here: path, wholemsg"]);
@@ -313,6 +325,17 @@ fn what_has_to_hold_something_is_not_smaller() {
 }
 
 #[test]
+fn a_redis_is_where_its_url_says() {
+    bad_section("[broker]\nurl = \"localhost\"", &["f.toml:2:7: ", "\"redis://127.0.0.1:6379\""]);
+    bad_section("[broker]\nurl = \"http://localhost\"", &["f.toml:2:7: "]);
+    bad_section("[broker]\nurl = \"rediss://localhost\"", &["f.toml:2:7: ", "TLS"]);
+    bad_section("[broker]\nprefix = \"a b\"", &["f.toml:2:10: \"a b\" cannot"]);
+    bad_section("[broker]\nprefix = \"\"", &["f.toml:2:10: "]);
+    bad_section("[broker]\nlease_ttl = \"999ms\"", &["f.toml:2:13: ", "at least \"1s\""]);
+    good(&["[broker]\nurl = \"redis+unix:///run/redis.sock\"\n", WS].concat(), &[]);
+}
+
+#[test]
 fn a_mistyped_level_does_not_silence_the_log() {
     bad_section("[log]\nlevel = \"inof\"", &["f.toml:2:9: ", "did you mean \"info\"?"]);
     bad_section("[log]\nlevel = \"\"", &["f.toml:2:9: "]);
@@ -378,6 +401,12 @@ fn no_error_and_no_output_shows_a_secret() {
         "[api]\nbearer_of = hunter2",
         "key_env = \"K\"",
     ];
+    let url = |url| shown(&format!("sha256 = \"{SHA256}\"\n[broker]\nurl = \"{url}\""));
+    assert!(url("redis://u:p@h").contains("url = \"redis://…hidden…@h\""));
+    let urls = ["redis://:hunter2@h", "redis://u:hunter2@@h/0", "http://:hunter2@h", "hunter2://@"];
+    for shown in urls.map(url) {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
     for line in lines {
         assert!(!shown(line).contains("hunter2"), "{}", shown(line));
     }

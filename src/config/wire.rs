@@ -106,10 +106,21 @@ pub enum Scope {
     Admin,
 }
 
-/// The way to all pods: one process, in memory.
+/// The way to all pods: through one Redis, or in memory for a single process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Broker {
+    /// Where the Redis is that all pods share, as in "redis://user:password@host:6379/0". Absent:
+    /// this process is alone, and keeps everything in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub url: Option<String>,
+    /// What the names of channels and keys in Redis begin with; the same on all pods.
+    pub prefix: String,
+    /// How long a pod is believed to live after it was last heard of; the same on all pods.
+    pub lease_ttl: Period,
+    /// How long Redis may be away before this pod is not ready.
+    pub unready_after: Period,
     /// How long an answer about one session may take before the publisher is told 504.
     pub unicast_timeout: Period,
 }
@@ -237,7 +248,13 @@ impl Default for Api {
 
 impl Default for Broker {
     fn default() -> Broker {
-        Broker { unicast_timeout: seconds(2) }
+        Broker {
+            url: None,
+            prefix: "pathcast".into(),
+            lease_ttl: seconds(15),
+            unready_after: seconds(30),
+            unicast_timeout: seconds(2),
+        }
     }
 }
 

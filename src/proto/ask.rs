@@ -11,7 +11,7 @@ use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::SessionId;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// Put this on that session's socket.
     Unicast { to: SessionId, reach: Reach, content: Content },
@@ -26,7 +26,7 @@ pub enum Ask {
 }
 
 /// Which sessions a unicast may reach.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
     /// Only those of this concrete path.
     Path(Path),

@@ -36,6 +36,11 @@ impl Glob {
         }
     }
 
+    /// What `parse` makes this glob of.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     pub fn matches(&self, path: &str) -> bool {
         // Iterative, with one place to come back to for each kind of star: a `*` that failed may
         // only grow within its segment, after that the last `**` grows. Linear in practice and at

@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod close;
+pub mod envelope;
 pub mod event;
 pub mod frame;
 pub mod grant;
@@ -20,3 +21,4 @@ pub mod pulse;
 pub mod session;
 pub mod session_id;
 pub mod spelling;
+pub mod wire;

@@ -15,6 +15,7 @@ use crate::proto::frame::Kind;
 use crate::proto::json;
 use crate::proto::json_string;
 use crate::proto::session_id::SessionId;
+use crate::proto::wire::{Malformed, Reader, Writer};
 
 /// What a publisher asks for: send this, to these.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +139,47 @@ impl Content {
                 Form::Binary(_) => false,
                 Form::Msg { payload, .. } => *payload == Payload::Nothing,
             }
+    }
+
+    /// Writes it as it is in memory, so that whoever reads it need not parse it again.
+    pub fn write(&self, out: &mut Writer) {
+        match &self.0 {
+            Form::Text(text) => out.byte(0).bytes(text),
+            Form::Binary(bytes) => out.byte(1).bytes(bytes),
+            Form::Msg { whole, payload } => {
+                out.byte(2).bytes(whole);
+                match payload {
+                    Payload::Nothing => out.byte(0),
+                    Payload::Plain(range) => out.byte(1).range(range),
+                    Payload::Escaped(range) => out.byte(2).range(range),
+                    Payload::Buffer(bytes) => out.byte(3).bytes(bytes),
+                    Payload::Json(range) => out.byte(4).range(range),
+                }
+            }
+        };
+    }
+
+    /// Reads what `write` wrote, sharing its memory. That texts are UTF-8 and a payload lies within
+    /// its msg, at characters' edges, is made sure of; that the msg is JSON is not.
+    pub fn read(from: &mut Reader) -> Result<Content, Malformed> {
+        let form = match from.byte()? {
+            0 => Form::Text(from.text()?),
+            1 => Form::Binary(from.bytes()?),
+            2 => {
+                let whole = from.text()?;
+                let payload = match from.byte()? {
+                    0 => Payload::Nothing,
+                    1 => Payload::Plain(from.range(&whole)?),
+                    2 => Payload::Escaped(from.range(&whole)?),
+                    3 => Payload::Buffer(from.bytes()?),
+                    4 => Payload::Json(from.range(&whole)?),
+                    _ => return Err(Malformed("no such payload")),
+                };
+                Form::Msg { whole, payload }
+            }
+            _ => return Err(Malformed("no such content")),
+        };
+        Ok(Content(form))
     }
 
     /// What goes on the wire on a path with this `wholemsg`; `None`: nothing to send, which happens

@@ -9,6 +9,12 @@ use std::fmt;
 /// Characters of every session id.
 pub const SESSION_ID_CHARS: usize = 40;
 
+/// Characters of every pod id.
+const POD_ID_CHARS: usize = 13;
+
+/// What a session id's characters stand for.
+pub const SESSION_ID_BYTES: usize = 25;
+
 /// One running gateway; new at every start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodId(pub [u8; 8]);
@@ -32,7 +38,7 @@ impl SessionId {
         if text.len() != SESSION_ID_CHARS {
             return None;
         }
-        let mut bytes = [0; 25];
+        let mut bytes = [0; SESSION_ID_BYTES];
         for (group, out) in text.as_bytes().chunks_exact(8).zip(bytes.chunks_exact_mut(5)) {
             let mut bits = 0u64;
             for &char in group {
@@ -45,20 +51,29 @@ impl SessionId {
             }
             out.copy_from_slice(&bits.to_be_bytes()[3..]);
         }
-        let [pod @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = bytes;
-        let [_, _, _, _, _, _, _, _, shard, random @ ..] = bytes;
-        Some(SessionId { pod: PodId(pod), shard, random })
+        Some(SessionId::of_bytes(bytes))
     }
 
     /// The 40 characters.
     pub fn text(&self) -> Text {
-        let mut bytes = [0; 25];
+        let mut text = [0; SESSION_ID_CHARS];
+        encode(&self.bytes(), &mut text);
+        Text(text)
+    }
+
+    /// Pod, shard, random: every 25 bytes are an id, and an id has no others.
+    pub fn bytes(&self) -> [u8; SESSION_ID_BYTES] {
+        let mut bytes = [0; SESSION_ID_BYTES];
         bytes[..8].copy_from_slice(&self.pod.0);
         bytes[8] = self.shard;
         bytes[9..].copy_from_slice(&self.random);
-        let mut text = [0; SESSION_ID_CHARS];
-        encode(&bytes, &mut text);
-        Text(text)
+        bytes
+    }
+
+    pub fn of_bytes(bytes: [u8; SESSION_ID_BYTES]) -> SessionId {
+        let [pod @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = bytes;
+        let [_, _, _, _, _, _, _, _, shard, random @ ..] = bytes;
+        SessionId { pod: PodId(pod), shard, random }
     }
 
     /// What a log shows: enough to find a session again, too little to speak to it.
@@ -68,13 +83,23 @@ impl SessionId {
 }
 
 impl PodId {
+    /// What `text` makes; `None` for anything else.
+    pub fn parse(text: &str) -> Option<PodId> {
+        if text.len() != POD_ID_CHARS {
+            return None;
+        }
+        // As the beginning of a session id: what follows it there is nought.
+        let id = SessionId::parse(&format!("{text:a<SESSION_ID_CHARS$}"))?;
+        (id.pod.text() == text).then_some(id.pod)
+    }
+
     /// 13 characters: 8 bytes and a bit to spare.
     pub fn text(&self) -> String {
         let mut bytes = [0; 10];
         bytes[..8].copy_from_slice(&self.0);
         let mut text = [0; 16];
         encode(&bytes, &mut text);
-        text[..13].iter().map(|&byte| char::from(byte)).collect()
+        text[..POD_ID_CHARS].iter().map(|&byte| char::from(byte)).collect()
     }
 }
 
@@ -143,6 +168,7 @@ mod tests {
             let text = id.to_string();
             prop_assert_eq!(SessionId::parse(&text), Some(id));
             prop_assert!(text.starts_with(&pod_prefix(&id)));
+            prop_assert_eq!(PodId::parse(&id.pod.text()), Some(id.pod));
         }
 
         #[test]
@@ -166,6 +192,9 @@ mod tests {
         }
         assert_eq!(SessionId::parse(&"é".repeat(20)), None);
         assert_eq!(SessionId::parse(&"1".repeat(40)), None);
+        for bad in ["", "aaaaaaaaaaaa", "aaaaaaaaaaaa1", "aaaaaaaaaaaab", "ééééééa"] {
+            assert_eq!(PodId::parse(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

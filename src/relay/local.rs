@@ -74,6 +74,10 @@ impl Receiver for Local {
         // A shard that ends with the pod answers nothing, which proves nothing.
         Box::pin(async move { answer.await.map_err(|_| Failure::Unknown) })
     }
+
+    fn gap(&self) {
+        tracing::warn!("broadcasts may have been missed while the broker was away");
+    }
 }
 
 /// Goes through the shards in their order: so ids come in theirs.

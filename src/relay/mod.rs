@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::{Listener, Sse, Topic};
-use crate::broker::{Broker, Failure};
+use crate::broker::{Broker, Failure, Outage};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep};
 use crate::hub::presence::Presence;
@@ -52,6 +52,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// How long an answer about one session may take before it is unknown.
     pub unicast_timeout: Duration,
+    /// How long the broker may be away before this pod is not ready.
+    pub unready_after: Duration,
 }
 
 /// What became of a broadcast.
@@ -173,7 +175,8 @@ impl Relay {
             return Err(Refusal::TooBig(self.config.frame_bytes_max));
         }
         self.metrics.path(configured.pattern.text()).published_http.inc();
-        Ok((Uuid::now_v7(), self.broker.publish(path, content)))
+        let id = Uuid::now_v7();
+        Ok((id, self.broker.publish(id, path, content)))
     }
 
     /// Sends to one session; in one order with `publish`.
@@ -257,7 +260,7 @@ impl Relay {
         grant: Grant,
     ) -> Result<Page, Refusal> {
         let mut page = Page { sessions: Vec::new(), cursor: None, missing: Vec::new() };
-        let mut pods = self.broker.pods();
+        let mut pods = self.broker.pods().await?;
         pods.sort_unstable();
         for pod in pods {
             let mut from = after.filter(|after| after.pod >= pod);
@@ -293,7 +296,7 @@ impl Relay {
     /// Live concrete paths of all pods, ordered by path.
     pub async fn census(&self) -> Result<Vec<PathCount>, Refusal> {
         let mut all: Vec<PathCount> = Vec::new();
-        for pod in self.broker.pods() {
+        for pod in self.broker.pods().await? {
             if let Answer::Census(counts) = self.ask(pod, Ask::Census).await? {
                 all.extend(counts);
             }
@@ -364,6 +367,16 @@ impl Relay {
     pub fn readiness(&self) -> Result<(), String> {
         if self.is_leaving() {
             return Err("this pod is leaving".to_owned());
+        }
+        match self.broker.outage() {
+            Outage::None => {}
+            Outage::Never => return Err("the broker has not been reached yet".to_owned()),
+            Outage::Since(since) => {
+                if since.elapsed() >= self.config.unready_after {
+                    let seconds = since.elapsed().as_secs();
+                    return Err(format!("the broker has been away for {seconds} s"));
+                }
+            }
         }
         self.liveness()
     }

@@ -1,0 +1,246 @@
+//! The commands that wait for the publishing connection, in the order in which they were called.
+//!
+//! One batch is under way at a time: all that waited when the one before it was answered. So the
+//! order of calls is the order of commands, whatever the connection's own queue does with several
+//! at once; and when the link breaks it is known which commands may have been done (the batch) and
+//! which certainly have not (the rest).
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Arg, Cmd, Pipeline, RedisError, Value};
+use tokio::sync::{Notify, oneshot};
+
+use crate::broker::redis::complaints::Complaints;
+use crate::broker::{Failure, Outage};
+
+/// What may wait: as much as in front of a shard.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// A batch ends with the command that fills it; many small ones cost one write.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// So that a batch of tiny commands stays a matter of milliseconds.
+const BATCH_COMMANDS_MAX: usize = 1_000;
+
+/// What a command costs beside its arguments, roughly, so that empty ones are bounded too.
+const COMMAND_BYTES: usize = 128;
+
+type Reply = oneshot::Sender<Result<Value, Failure>>;
+
+#[derive(Default)]
+pub struct Commands {
+    waiting: Mutex<Waiting>,
+    /// Something waits, or everything is done.
+    changed: Notify,
+    complaints: Complaints,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Since when commands are taken without a break.
+    up_since: Option<Instant>,
+    /// When they were last taken, if they are not.
+    down_since: Option<Instant>,
+    commands: VecDeque<Waiter>,
+    bytes: usize,
+    is_under_way: bool,
+}
+
+struct Waiter {
+    command: Cmd,
+    bytes: usize,
+    reply: Reply,
+}
+
+impl Commands {
+    /// The command takes its place when this is called; the future only waits for the answer.
+    ///
+    /// # Errors
+    /// `Unavailable`: it has not been sent, or Redis refused it. `Unknown`: it may have been done.
+    pub fn send(
+        &self,
+        command: Cmd,
+    ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
+        let begun = self.begin(command);
+        // The writer drops what was under way when the link broke.
+        async move { begun?.await.unwrap_or(Err(Failure::Unknown)) }
+    }
+
+    fn begin(&self, command: Cmd) -> Result<oneshot::Receiver<Result<Value, Failure>>, Failure> {
+        let bytes = COMMAND_BYTES + arguments_bytes(&command);
+        let (reply, answer) = oneshot::channel();
+        let mut waiting = self.waiting();
+        if waiting.up_since.is_none() {
+            return Err(Failure::Unavailable("Redis is away"));
+        }
+        if !waiting.commands.is_empty() && waiting.bytes + bytes > WAITING_BYTES_MAX {
+            return Err(Failure::Unavailable("too much waits for Redis"));
+        }
+        waiting.bytes += bytes;
+        waiting.commands.push_back(Waiter { command, bytes, reply });
+        drop(waiting);
+        self.changed.notify_one();
+        Ok(answer)
+    }
+
+    /// Since when commands are taken without a break; `None` while none are.
+    pub fn up_since(&self) -> Option<Instant> {
+        self.waiting().up_since
+    }
+
+    pub fn outage(&self) -> Outage {
+        let waiting = self.waiting();
+        match (waiting.up_since, waiting.down_since) {
+            (Some(_), _) => Outage::None,
+            (None, Some(since)) => Outage::Since(since),
+            (None, None) => Outage::Never,
+        }
+    }
+
+    /// From now on commands are taken.
+    pub fn open(&self, now: Instant) {
+        self.waiting().up_since = Some(now);
+    }
+
+    /// From now on none are. Those that wait have not been sent, and are told so.
+    pub fn close(&self, now: Instant) {
+        let mut waiting = self.waiting();
+        waiting.up_since = None;
+        waiting.down_since = Some(now);
+        waiting.is_under_way = false;
+        waiting.bytes = 0;
+        for waiter in waiting.commands.drain(..) {
+            // Whoever asked may not wait any more.
+            let _ = waiter.reply.send(Err(Failure::Unavailable("Redis is away")));
+        }
+    }
+
+    /// Whether no command waits or is under way.
+    pub fn is_idle(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.commands.is_empty() && !waiting.is_under_way
+    }
+
+    /// Writes what waits until the connection fails, which includes an answer that does not come
+    /// within the connection's response timeout.
+    pub async fn write(&self, mut connection: MultiplexedConnection) -> RedisError {
+        loop {
+            let Some((batch, replies)) = self.next_batch() else {
+                self.changed.notified().await;
+                continue;
+            };
+            // Dropped with an error, the replies say that nothing is known.
+            match connection.send_packed_commands(&batch, 0, replies.len()).await {
+                Ok(values) => self.answer(replies, values),
+                Err(error) => return error,
+            }
+            self.waiting().is_under_way = false;
+        }
+    }
+
+    fn next_batch(&self) -> Option<(Pipeline, Vec<Reply>)> {
+        let mut waiting = self.waiting();
+        let (mut batch, mut replies, mut bytes) = (Pipeline::new(), Vec::new(), 0);
+        while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS_MAX {
+            let Some(waiter) = waiting.commands.pop_front() else { break };
+            bytes += waiter.bytes;
+            batch.add_command(waiter.command);
+            replies.push(waiter.reply);
+        }
+        waiting.bytes -= bytes;
+        waiting.is_under_way = !replies.is_empty();
+        waiting.is_under_way.then_some((batch, replies))
+    }
+
+    fn answer(&self, replies: Vec<Reply>, values: Vec<Value>) {
+        for (reply, value) in replies.into_iter().zip(values) {
+            let answer = value.extract_error().map_err(|error| {
+                if self.complaints.are_due() {
+                    tracing::error!("Redis refused a command: {error}");
+                }
+                Failure::Unavailable("Redis refused it")
+            });
+            // Whoever asked may not wait any more.
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn arguments_bytes(command: &Cmd) -> usize {
+    let bytes = |argument| match argument {
+        Arg::Simple(bytes) => <[u8]>::len(bytes),
+        _ => 0,
+    };
+    command.args_iter().map(bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(payload: &[u8]) -> Cmd {
+        redis::cmd("PUBLISH").arg("channel").arg(payload).to_owned()
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sent_is_told_apart_from_what_may_have_been() {
+        let commands = Commands::default();
+        let away = Err(Failure::Unavailable("Redis is away"));
+        assert_eq!(commands.send(publish(b"1")).await, away);
+        assert_eq!(commands.outage(), Outage::Never);
+
+        commands.open(Instant::now());
+        let under_way = commands.send(publish(b"2"));
+        let batch = commands.next_batch().expect("a batch");
+        assert!(commands.next_batch().is_none());
+        let waiting = commands.send(publish(b"3"));
+        drop(batch);
+        let closed = Instant::now();
+        assert_eq!(commands.outage(), Outage::None);
+        commands.close(closed);
+        assert_eq!(commands.outage(), Outage::Since(closed));
+        assert_eq!(under_way.await, Err(Failure::Unknown));
+        assert_eq!(waiting.await, away);
+        assert_eq!(commands.send(publish(b"4")).await, away);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_but_one_always_may() {
+        let commands = Commands::default();
+        commands.open(Instant::now());
+        let large = publish(&vec![0; WAITING_BYTES_MAX]);
+        let first = commands.send(large.clone());
+        let full = Err(Failure::Unavailable("too much waits for Redis"));
+        assert_eq!(commands.send(publish(b"")).await, full);
+        let (_, replies) = commands.next_batch().expect("a batch");
+        commands.answer(replies, vec![Value::Int(3)]);
+        assert_eq!(first.await, Ok(Value::Int(3)));
+        drop(commands.send(large));
+        assert_eq!(commands.waiting().commands.len(), 1);
+    }
+
+    #[test]
+    fn a_batch_holds_what_waits_in_order_up_to_its_size() {
+        let commands = Commands::default();
+        commands.open(Instant::now());
+        for _ in 0..BATCH_COMMANDS_MAX + 1 {
+            drop(commands.send(publish(b"x")));
+        }
+        assert_eq!(commands.next_batch().expect("a batch").1.len(), BATCH_COMMANDS_MAX);
+        assert_eq!(commands.next_batch().expect("a batch").1.len(), 1);
+        for _ in 0..3 {
+            drop(commands.send(publish(&vec![0; BATCH_BYTES / 2])));
+        }
+        assert_eq!(commands.next_batch().expect("a batch").1.len(), 2);
+        assert_eq!(commands.next_batch().expect("a batch").1.len(), 1);
+        assert_eq!(commands.waiting().bytes, 0);
+    }
+}

@@ -1,0 +1,245 @@
+//! Which concrete paths this pod has to hear, counted by session.
+//!
+//! A path is asked for when its first session comes and given up some seconds after its last one
+//! went, since clients that reconnect come back to where they were. What has been asked for is
+//! believed only when Redis has answered.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::broker::Failure;
+use crate::proto::path::Path;
+
+/// How long a path without sessions stays subscribed.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub struct Interest {
+    wants: Mutex<Wants>,
+    /// A path is to be asked for.
+    asked: Notify,
+}
+
+#[derive(Default)]
+struct Wants {
+    /// Whether somebody takes care of what is asked for.
+    is_up: bool,
+    paths: HashMap<Path, Want>,
+    /// Not asked for yet, in the order of their coming. May name paths that have gone since.
+    unasked: VecDeque<Path>,
+    /// Of all paths.
+    sessions: u64,
+}
+
+struct Want {
+    sessions: u64,
+    idle_since: Option<Instant>,
+    standing: Standing,
+}
+
+enum Standing {
+    /// Who waits for it.
+    Asked(Vec<oneshot::Sender<()>>),
+    Confirmed,
+}
+
+impl Interest {
+    /// One more session on the path. The future resolves when Redis has confirmed it; its place is
+    /// taken at once.
+    pub fn arrive(&self, path: &Path) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
+        let confirmed = self.begin(path);
+        let away = Failure::Unavailable("Redis is away");
+        async move {
+            match confirmed {
+                Ok(None) => Ok(()),
+                Ok(Some(confirmed)) => confirmed.await.map_err(|_| away),
+                Err(failure) => Err(failure),
+            }
+        }
+    }
+
+    fn begin(&self, path: &Path) -> Result<Option<oneshot::Receiver<()>>, Failure> {
+        let mut wants = self.wants();
+        let Wants { is_up, paths, unasked, sessions } = &mut *wants;
+        *sessions += 1;
+        let want = paths.entry(path.clone()).or_insert_with(|| {
+            unasked.push_back(path.clone());
+            self.asked.notify_one();
+            Want { sessions: 0, idle_since: None, standing: Standing::Asked(Vec::new()) }
+        });
+        want.sessions += 1;
+        want.idle_since = None;
+        match &mut want.standing {
+            _ if !*is_up => Err(Failure::Unavailable("Redis is away")),
+            Standing::Confirmed => Ok(None),
+            Standing::Asked(waiting) => {
+                let (confirm, confirmed) = oneshot::channel();
+                waiting.push(confirm);
+                Ok(Some(confirmed))
+            }
+        }
+    }
+
+    /// One session less: once for each `arrive`.
+    pub fn depart(&self, path: &Path, now: Instant) {
+        let mut wants = self.wants();
+        wants.sessions = wants.sessions.saturating_sub(1);
+        if let Some(want) = wants.paths.get_mut(path) {
+            want.sessions = want.sessions.saturating_sub(1);
+            if want.sessions == 0 {
+                want.idle_since = Some(now);
+            }
+        }
+    }
+
+    /// The next paths to ask for, at most `limit`.
+    pub fn next(&self, limit: usize) -> Vec<Path> {
+        let mut wants = self.wants();
+        let Wants { paths, unasked, .. } = &mut *wants;
+        let mut next = Vec::new();
+        while next.len() < limit {
+            let Some(path) = unasked.pop_front() else { break };
+            let want = paths.get(&path);
+            if want.is_some_and(|want| matches!(want.standing, Standing::Asked(_))) {
+                next.push(path);
+            }
+        }
+        next
+    }
+
+    /// Redis has confirmed these.
+    pub fn confirm(&self, paths: &[Path]) {
+        let mut wants = self.wants();
+        for path in paths {
+            let Some(want) = wants.paths.get_mut(path) else { continue };
+            let asked = std::mem::replace(&mut want.standing, Standing::Confirmed);
+            if let Standing::Asked(waiting) = asked {
+                for confirm in waiting {
+                    // A client may have gone meanwhile.
+                    let _ = confirm.send(());
+                }
+            }
+        }
+    }
+
+    /// Gives up confirmed paths that nobody has wanted for [`LINGER`]. They are to be unsubscribed
+    /// before anything more is asked for.
+    pub fn expire(&self, now: Instant) -> Vec<Path> {
+        let mut wants = self.wants();
+        let has_expired = |_: &Path, want: &mut Want| {
+            matches!(want.standing, Standing::Confirmed)
+                && want.idle_since.is_some_and(|since| now.duration_since(since) >= LINGER)
+        };
+        let expired = wants.paths.extract_if(has_expired).map(|(path, _)| path).collect();
+        let Wants { paths, unasked, .. } = &mut *wants;
+        // After a storm its memory goes too.
+        paths.shrink_to(2 * paths.len());
+        unasked.shrink_to(2 * unasked.len());
+        expired
+    }
+
+    /// Resolves when there may be something to ask for.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// A connection without subscriptions: everything that is still wanted is to be asked for.
+    pub fn restart(&self) {
+        let mut wants = self.wants();
+        wants.paths.retain(|_, want| want.sessions > 0);
+        wants.unasked = wants.paths.keys().cloned().collect();
+    }
+
+    /// What is asked for from now on will be taken care of.
+    pub fn open(&self) {
+        self.wants().is_up = true;
+    }
+
+    /// No subscription stands any more. Whoever waits is told so.
+    pub fn close(&self) {
+        let mut wants = self.wants();
+        wants.is_up = false;
+        for want in wants.paths.values_mut() {
+            want.standing = Standing::Asked(Vec::new());
+        }
+    }
+
+    /// Sessions and concrete paths.
+    pub fn counts(&self) -> (u64, usize) {
+        let wants = self.wants();
+        (wants.sessions, wants.paths.len())
+    }
+
+    fn wants(&self) -> MutexGuard<'_, Wants> {
+        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn path(text: &str) -> Path {
+        Path::parse(text).expect("a good path")
+    }
+
+    #[test]
+    fn a_path_is_asked_for_once_and_believed_when_confirmed() {
+        let (interest, ws) = (Interest::default(), path("/ws"));
+        interest.open();
+        let mut first = Box::pin(interest.arrive(&ws));
+        let second = interest.arrive(&ws);
+        assert_eq!(first.as_mut().now_or_never(), None);
+        assert_eq!(interest.next(10), std::slice::from_ref(&ws));
+        assert!(interest.next(10).is_empty());
+        interest.confirm(std::slice::from_ref(&ws));
+        assert_eq!(first.now_or_never(), Some(Ok(())));
+        assert_eq!(second.now_or_never(), Some(Ok(())));
+        assert_eq!(interest.arrive(&ws).now_or_never(), Some(Ok(())));
+        assert_eq!(interest.counts(), (3, 1));
+    }
+
+    #[test]
+    fn a_path_lingers_and_a_session_that_comes_back_keeps_it() {
+        let (interest, ws, start) = (Interest::default(), path("/ws"), Instant::now());
+        interest.open();
+        drop(interest.arrive(&ws));
+        interest.confirm(&interest.next(1));
+        interest.depart(&ws, start);
+        assert!(interest.expire(start + LINGER / 2).is_empty());
+        drop(interest.arrive(&ws));
+        assert!(interest.expire(start + 2 * LINGER).is_empty());
+        interest.depart(&ws, start + 2 * LINGER);
+        assert_eq!(interest.expire(start + 3 * LINGER), std::slice::from_ref(&ws));
+        assert_eq!(interest.counts(), (0, 0));
+        // It is new again.
+        drop(interest.arrive(&ws));
+        assert_eq!(interest.next(10), [ws]);
+    }
+
+    #[test]
+    fn without_a_link_nobody_waits_and_what_is_wanted_is_asked_for_again() {
+        let (interest, here, gone) = (Interest::default(), path("/here"), path("/gone"));
+        let away = Err(Failure::Unavailable("Redis is away"));
+        assert_eq!(interest.arrive(&here).now_or_never(), Some(away));
+        interest.open();
+        let waiting = interest.arrive(&here);
+        drop(interest.arrive(&gone));
+        interest.confirm(std::slice::from_ref(&gone));
+        interest.close();
+        assert_eq!(waiting.now_or_never(), Some(away));
+        assert_eq!(interest.arrive(&gone).now_or_never(), Some(away));
+        interest.depart(&gone, Instant::now());
+        interest.depart(&gone, Instant::now());
+        interest.restart();
+        assert_eq!(interest.next(10), std::slice::from_ref(&here));
+        interest.confirm(std::slice::from_ref(&here));
+        interest.open();
+        assert_eq!(interest.arrive(&here).now_or_never(), Some(Ok(())));
+    }
+}

@@ -1,0 +1,306 @@
+//! Pods on one Redis: what they hear of each other and of strangers, and what happens when Redis, or
+//! the way to it, breaks.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use pathcast::broker::Failure;
+use pathcast::proto::ask::{Answer, Ask};
+use pathcast::proto::envelope::{Body, Envelope};
+use pathcast::proto::session_id::{PodId, SessionId};
+use rustix::process::Signal;
+use support::brokered::{LEASE_TTL, Pod, in_time, path, unicast};
+use support::redis::Redis;
+use support::wait::{eventually, within_time};
+use uuid::Uuid;
+
+const A: PodId = PodId(*b"pod-aaaa");
+const B: PodId = PodId(*b"pod-bbbb");
+
+const AWAY: Result<u64, Failure> = Err(Failure::Unavailable("Redis is away"));
+
+/// How soon everything works again after Redis did (docs/redis.md).
+const BACK: Duration = Duration::from_secs(3);
+
+async fn two() -> (Redis, Pod, Pod) {
+    let server = Redis::start();
+    let (a, b) = (Pod::start(A, &server).await, Pod::start(B, &server).await);
+    (server, a, b)
+}
+
+/// Waits until pods are up, and sees that they hear each other, then forgets what they heard. What
+/// was published before may still come meanwhile.
+async fn works_again(pods: &[&Pod]) {
+    for pod in pods {
+        pod.up().await;
+    }
+    for pod in pods {
+        pod.heard.clear();
+    }
+    let here = path("/ws/here");
+    for (number, pod) in pods.iter().enumerate() {
+        let published = pod.publish(&here, format!("again {number}"));
+        assert_eq!(in_time(published).await, Ok(pods.len() as u64));
+    }
+    let expected: Vec<_> =
+        (0..pods.len()).map(|number| format!("/ws/here again {number}")).collect();
+    for pod in pods {
+        eventually("what was published again", async || {
+            let mut lines = pod.heard.lines();
+            lines.retain(|line| line.starts_with("/ws/here again"));
+            (lines.len() >= expected.len()).then(|| assert_eq!(lines, expected))
+        })
+        .await;
+        assert_eq!(pods[0].unicast(pod.id, "x").await, Ok(Answer::Delivered));
+        pod.heard.clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pods_hear_all_broadcasts_in_one_order_and_a_unicast_reaches_one() {
+    let (_server, a, b) = two().await;
+    let here = path("/ws/here");
+    a.subscribe(&here).await;
+    b.subscribe(&here).await;
+    let mut published = Vec::new();
+    for number in 0..300 {
+        published.push(a.publish(&here, format!("a{number}")));
+        published.push(b.publish(&here, format!("b{number}")));
+    }
+    for published in published {
+        assert_eq!(in_time(published).await, Ok(2));
+    }
+    let heard = a.heard.wait(600).await;
+    assert_eq!(b.heard.wait(600).await, heard);
+    for own in ["/ws/here a", "/ws/here b"] {
+        let numbers: Vec<usize> =
+            heard.iter().filter_map(|line| line.strip_prefix(own)?.parse().ok()).collect();
+        assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+    }
+
+    a.heard.clear();
+    b.heard.clear();
+    assert_eq!(a.unicast(B, 1).await, Ok(Answer::Delivered));
+    assert_eq!(b.heard.lines(), ["unicast 1"]);
+    assert_eq!(a.heard.lines(), [""; 0]);
+    let mut pods = in_time(a.broker.pods()).await.expect("Redis answers");
+    pods.sort();
+    assert_eq!(pods, [A, B]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_publish_json_and_what_is_malformed_is_counted() {
+    let (server, a, b) = two().await;
+    let here = path("/ws/here");
+    a.subscribe(&here).await;
+    b.subscribe(&here).await;
+    let channel = "pathcast:out:/ws/here";
+    assert_eq!(server.publish(channel, b" \n{\"payload\":\"one\"}"), 2);
+    let to_b = SessionId { pod: B, ..SessionId::MIN };
+    let unicast = format!(r#"{{"payload":"two","_session":{{"type":"websocket","id":"{to_b}"}}}}"#);
+    server.publish(channel, unicast.as_bytes());
+    let nobody = r#"{"payload":"x","_session":{"type":"websocket","id":"nobody"}}"#;
+    server.publish(channel, nobody.as_bytes());
+    server.publish(channel, b"hello");
+    server.publish(channel, b"");
+    server.publish(channel, b"\x01\x01cut");
+    server.publish(channel, b"{\"payload\":");
+    server.publish(channel, br#"{"payload":"x","_session":7}"#);
+    server.publish(&format!("pathcast:pod:{A}"), br#"{"payload":"x"}"#);
+    server.publish(channel, br#"{"payload":"three"}"#);
+    assert_eq!(b.heard.wait(3).await, ["/ws/here one", "unicast two", "/ws/here three"]);
+    assert_eq!(a.heard.wait(2).await, ["/ws/here one", "/ws/here three"]);
+    assert_eq!(b.metrics.broker.malformed.get(), 5);
+    assert_eq!(a.metrics.broker.malformed.get(), 6);
+    works_again(&[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_comes_too_late_is_dropped_and_counted() {
+    let (server, a, b) = two().await;
+    let time = server.command(&["TIME"]);
+    let now_ms: u64 =
+        time.lines().next().expect("seconds").parse::<u64>().expect("a number") * 1000;
+    let ask = |sent_ms, ask| {
+        let body = Body::Ask { from: A, correlation: 1, sent_ms, age_limit_ms: 2_000, ask };
+        Envelope { id: Uuid::nil(), published_ms: 0, traceparent: None, body }.encode()
+    };
+    let inbox = format!("pathcast:pod:{B}");
+    assert_eq!(server.publish(&inbox, &ask(now_ms - 5_000, unicast(B, "late"))), 1);
+    server.publish(&inbox, &ask(now_ms + 1_000, unicast(B, "in time")));
+    assert_eq!(b.heard.wait(1).await, ["unicast in time"]);
+    assert_eq!(b.metrics.unicasts.late.get(), 1);
+    assert_eq!(in_time(a.broker.ask(B, Ask::Census)).await, Ok(Answer::Census(vec![])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_gone_only_when_its_lease_is() {
+    let (server, a, b) = two().await;
+    let lease = format!("pathcast:lease:{B}");
+    assert_eq!(server.command(&["GET", &lease]), r#"{"sessions":0,"paths":0}"#);
+    b.lifecycle.closing().cancel();
+    eventually("a pod that took its leave", async || {
+        (server.command(&["EXISTS", &lease]) == "0").then_some(())
+    })
+    .await;
+    assert_eq!(server.command(&["SMEMBERS", "pathcast:pods"]), A.text());
+
+    // As if it had been killed: nobody listens, but the lease is still there.
+    server.command(&["SET", &lease, "{}", "PX", "4000"]);
+    assert_eq!(a.unicast(B, 1).await, Err(Failure::Unknown));
+    let begun = Instant::now();
+    eventually("a proof", async || match a.unicast(B, 1).await {
+        Ok(Answer::Gone) => Some(()),
+        other => {
+            assert_eq!(other, Err(Failure::Unknown));
+            None
+        }
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(4));
+
+    // Whoever was cut off from Redis himself proves nothing until he has watched for a lease time.
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("a broken link", async || (!a.is_up()).then_some(())).await;
+    a.up().await;
+    let back = Instant::now();
+    assert_eq!(a.unicast(B, 1).await, Ok(Answer::Gone));
+    assert!(back.elapsed() > LEASE_TTL / 2, "{:?}", back.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_subscription_is_a_gap_and_heals() {
+    let (server, a, b) = two().await;
+    let here = path("/ws/here");
+    a.subscribe(&here).await;
+    b.subscribe(&here).await;
+    for round in 1..=3 {
+        server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        for pod in [&a, &b] {
+            assert_eq!(pod.heard.wait(1).await, ["gap"]);
+            assert_eq!(pod.metrics.broker.gaps.get(), round);
+        }
+        works_again(&[&a, &b]).await;
+    }
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(a.heard.wait(1).await, ["gap"]);
+    assert_eq!(b.heard.wait(1).await, ["gap"]);
+    works_again(&[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_empty_serves_again_within_three_seconds() {
+    let (mut server, a, b) = two().await;
+    let here = path("/ws/here");
+    a.subscribe(&here).await;
+    b.subscribe(&here).await;
+    let many: Vec<_> = (0..10_000).map(|number| path(&format!("/ws/rooms/{number}"))).collect();
+    let subscribed: Vec<_> = many.iter().map(|path| a.broker.subscribe(path)).collect();
+    for subscribed in subscribed {
+        in_time(subscribed).await.expect("subscribed");
+    }
+    server.kill();
+    for pod in [&a, &b] {
+        eventually("a link that is down", async || (!pod.is_up()).then_some(())).await;
+        assert_eq!(in_time(pod.publish(&here, "x")).await, AWAY);
+        let subscribed = in_time(pod.broker.subscribe(&path("/ws/new"))).await;
+        assert_eq!(subscribed, Err(Failure::Unavailable("Redis is away")));
+        pod.broker.unsubscribe(&path("/ws/new"));
+    }
+    // Long enough that every pod waits as long as it ever does between two attempts.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    server.restart();
+    within_time(BACK, "both pods", async {
+        a.up().await;
+        b.up().await;
+    })
+    .await;
+    assert_eq!(a.heard.lines(), ["gap"]);
+    assert_eq!(in_time(b.publish(&many[9_999], "x")).await, Ok(1));
+    works_again(&[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_stands_still_is_found_out_and_used_again() {
+    let (server, a, b) = two().await;
+    let here = path("/ws/here");
+    a.subscribe(&here).await;
+    b.subscribe(&here).await;
+    server.signal(Signal::STOP);
+    let stopped = Instant::now();
+    // Written, and not answered: nobody knows.
+    assert_eq!(in_time(a.publish(&here, "x")).await, Err(Failure::Unknown));
+    assert_eq!(a.unicast(B, "x").await, Err(Failure::Unavailable("Redis is away")));
+    assert!(stopped.elapsed() < Duration::from_secs(4), "{:?}", stopped.elapsed());
+    eventually("the other pod to notice", async || (!b.is_up()).then_some(())).await;
+    assert_eq!(in_time(b.publish(&here, "x")).await, AWAY);
+    tokio::time::sleep(Duration::from_secs(5).saturating_sub(stopped.elapsed())).await;
+    server.signal(Signal::CONT);
+    within_time(BACK, "both pods", async {
+        a.up().await;
+        b.up().await;
+    })
+    .await;
+    works_again(&[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_may_not_subscribe_is_down_until_it_may() {
+    let (server, a, _b) = two().await;
+    let here = path("/ws/here");
+    a.subscribe(&here).await;
+    server.command(&["ACL", "SETUSER", "default", "resetchannels"]);
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("a link that is down", async || (!a.is_up()).then_some(())).await;
+    assert_eq!(in_time(a.publish(&here, "x")).await, AWAY);
+    // It stays down, however often it tries.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!a.is_up());
+    server.command(&["ACL", "SETUSER", "default", "allchannels"]);
+    within_time(BACK, "the pod", a.up()).await;
+    works_again(&[&a]).await;
+}
+
+/// The line of the documentation that makes a user for pathcast.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rights_are_enough_and_no_more_than_that() {
+    let server = Redis::start();
+    let docs = std::fs::read_to_string("docs/redis.md").expect("the documentation is there");
+    let rights = docs.lines().find_map(|line| line.strip_prefix("ACL SETUSER pathcast "));
+    let mut command = vec!["ACL", "SETUSER", "pathcast"];
+    command.extend(rights.expect("the documentation tells them").split(' '));
+    server.command(&command);
+    let url = server.url().replace("redis://", "redis://pathcast:a-long-password@");
+    let pod = Pod::start_at(A, &url).await;
+    pod.subscribe(&path("/ws/here")).await;
+    works_again(&[&pod]).await;
+    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![A]));
+    let dry_run =
+        |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
+    assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");
+    assert!(dry_run(&["SET", "other", "y"]).contains("no permissions"));
+    assert!(dry_run(&["PUBLISH", "other", "y"]).contains("no permissions"));
+    assert!(dry_run(&["FLUSHALL"]).contains("no permissions"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_without_sessions_is_left_after_a_while() {
+    let server = Redis::start();
+    let pod = Pod::start(A, &server).await;
+    let (here, kept) = (path("/ws/here"), path("/ws/kept"));
+    pod.subscribe(&here).await;
+    pod.subscribe(&kept).await;
+    pod.broker.unsubscribe(&here);
+    pod.broker.unsubscribe(&kept);
+    let subscribed = || server.command(&["PUBSUB", "CHANNELS", "pathcast:out:*"]);
+    // A client that comes back meanwhile finds its path as it was.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(subscribed().lines().count(), 2);
+    in_time(pod.broker.subscribe(&kept)).await.expect("subscribed");
+    eventually("one path less", async || (subscribed().lines().count() == 1).then_some(())).await;
+    assert_eq!(subscribed(), "pathcast:out:/ws/kept");
+    pod.subscribe(&here).await;
+    assert_eq!(in_time(pod.publish(&here, "again")).await, Ok(1));
+    assert_eq!(pod.heard.wait(1).await, ["/ws/here again"]);
+}
