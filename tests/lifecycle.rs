@@ -74,7 +74,7 @@ async fn a_pod_that_leaves_sends_nothing_new_and_says_so() {
     let listed = gateway.fetch("/v1/sessions").await.json();
     let session = listed["sessions"][0]["id"].as_str().expect("a session").to_owned();
     gateway.signal(Signal::TERM);
-    assert_eq!(mute.closing().await.close_code(), Some(1012));
+    assert_eq!(mute.reader.next().await.close_code(), Some(1012));
     let unicast =
         format!(r#"{{"payload":"x","_session":{{"type":"websocket","id":"{session}"}}}}"#);
     for msg in [r#"{"payload":"x"}"#, &unicast] {

@@ -56,7 +56,7 @@ pub enum Heard {
 }
 
 pub struct Sse {
-    waiting: mpsc::UnboundedSender<Offered>,
+    waiting: mpsc::UnboundedSender<(u64, Offered)>,
     shared: Arc<Shared>,
 }
 
@@ -72,6 +72,8 @@ enum Offered {
 
 struct Shared {
     waiting_bytes: AtomicUsize,
+    /// Counts what was offered: a listener hears what came after it, not what still waited.
+    offered: AtomicU64,
     /// The paths somebody listens to, configured and concrete ones: what shards look at.
     heard: ArcSwap<HashSet<Arc<str>>>,
     outlets: Mutex<Vec<Outlet>>,
@@ -81,6 +83,8 @@ struct Shared {
 /// The task's side of a listener.
 struct Outlet {
     topic: Topic,
+    /// The number of the first event that is for it.
+    from: u64,
     events: mpsc::Sender<Heard>,
     arrears: Arc<Arrears>,
 }
@@ -124,6 +128,7 @@ impl Sse {
         let (waiting, events) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             waiting_bytes: AtomicUsize::new(0),
+            offered: AtomicU64::new(0),
             heard: ArcSwap::default(),
             outlets: Mutex::default(),
             metrics,
@@ -166,7 +171,8 @@ impl Sse {
             return self.shared.metrics.events_missed.inc();
         }
         self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.waiting.send(offered).is_err() {
+        let number = self.shared.offered.fetch_add(1, Ordering::Relaxed);
+        if self.waiting.send((number, offered)).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
@@ -176,7 +182,8 @@ impl Sse {
         let (events, receiver) = mpsc::channel(LISTENER_EVENTS_MAX);
         let arrears = Arc::<Arrears>::default();
         let mut outlets = self.shared.lock();
-        outlets.push(Outlet { topic, events, arrears: arrears.clone() });
+        let from = self.shared.offered.load(Ordering::Relaxed);
+        outlets.push(Outlet { topic, from, events, arrears: arrears.clone() });
         self.shared.publish_heard(&outlets);
         Listener { events: receiver, arrears, shared: self.shared.clone() }
     }
@@ -233,8 +240,8 @@ impl Drop for Listener {
     }
 }
 
-async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Offered>, shared: Arc<Shared>) {
-    while let Some(offered) = waiting.recv().await {
+async fn hand_on(mut waiting: mpsc::UnboundedReceiver<(u64, Offered)>, shared: Arc<Shared>) {
+    while let Some((number, offered)) = waiting.recv().await {
         let bytes = offered.bytes();
         let (path, configured, event) = match offered {
             Offered::Event(event) => {
@@ -244,7 +251,8 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Offered>, shared: Arc<Shar
         };
         for outlet in shared.lock().iter() {
             let is_missed = || !event.as_ref().is_some_and(|event| outlet.put(event));
-            if outlet.topic.is_of(&path, &configured) && is_missed() {
+            let is_meant = number >= outlet.from && outlet.topic.is_of(&path, &configured);
+            if is_meant && is_missed() {
                 outlet.miss();
                 shared.metrics.events_missed.inc();
             }
