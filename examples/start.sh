@@ -33,12 +33,18 @@ else
   gateway=(cargo run --release --quiet --)
 fi
 
+# listens PORT NAME: waits until the program started last listens there.
+listens() {
+  until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
+    kill -0 $! 2>/dev/null || { echo "$2 did not start" >&2; exit 1; }
+    sleep 0.1
+  done
+}
+
 "${gateway[@]}" --config "$example/pathcast.toml" &
-until (exec 3<>"/dev/tcp/127.0.0.1/$api_port") 2>/dev/null; do
-  kill -0 $! 2>/dev/null || { echo "the gateway did not start" >&2; exit 1; }
-  sleep 0.1
-done
+listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
+listens "$page_port" "the page's server"
 python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
 
 page=http://127.0.0.1:$page_port/$example/
