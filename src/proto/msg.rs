@@ -74,8 +74,8 @@ enum Payload {
     Nothing,
     /// A string without escapes, between its quotes.
     Plain(Range<usize>),
-    /// A string with escapes, between its quotes.
-    Escaped(Range<usize>),
+    /// A string with escapes, between its quotes; and what it says, read once at the door.
+    Escaped(Range<usize>, Bytes),
     /// A Buffer's bytes: decoded at the door, since only that proves them good.
     Buffer(Bytes),
     /// Any other value.
@@ -126,7 +126,9 @@ impl Content {
     pub fn bytes(&self) -> usize {
         match &self.0 {
             Form::Text(bytes) | Form::Binary(bytes) => bytes.len(),
-            Form::Msg { whole, payload: Payload::Buffer(buffer) } => whole.len() + buffer.len(),
+            Form::Msg { whole, payload: Payload::Buffer(more) | Payload::Escaped(_, more) } => {
+                whole.len() + more.len()
+            }
             Form::Msg { whole, .. } => whole.len(),
         }
     }
@@ -151,7 +153,7 @@ impl Content {
                 match payload {
                     Payload::Nothing => out.byte(0),
                     Payload::Plain(range) => out.byte(1).range(range),
-                    Payload::Escaped(range) => out.byte(2).range(range),
+                    Payload::Escaped(range, _) => out.byte(2).range(range),
                     Payload::Buffer(bytes) => out.byte(3).bytes(bytes),
                     Payload::Json(range) => out.byte(4).range(range),
                 }
@@ -170,7 +172,11 @@ impl Content {
                 let payload = match from.byte()? {
                     0 => Payload::Nothing,
                     1 => Payload::Plain(from.range(&whole)?),
-                    2 => Payload::Escaped(from.range(&whole)?),
+                    2 => {
+                        let range = from.range(&whole)?;
+                        let text = utf8(&whole[range.clone()]);
+                        Payload::escaped(range, text)
+                    }
                     3 => Payload::Buffer(from.bytes()?),
                     4 => Payload::Json(from.range(&whole)?),
                     _ => return Err(Malformed("no such payload")),
@@ -186,8 +192,8 @@ impl Content {
     /// on payload paths only, where there is no payload or an empty string. (An empty Buffer is an
     /// empty frame.)
     ///
-    /// A text frame is UTF-8. Only payload strings with escapes and whole msgs of a lone payload are
-    /// made anew; all else shares the memory of the content.
+    /// A text frame is UTF-8. Only whole msgs of a lone payload are made anew; all else shares the
+    /// memory of the content.
     pub fn frame(&self, wholemsg: bool) -> Option<(Kind, Bytes)> {
         if self.is_nothing(wholemsg) {
             return None;
@@ -203,10 +209,7 @@ impl Content {
                 Payload::Plain(range) | Payload::Json(range) => {
                     (Kind::Text, whole.slice(range.clone()))
                 }
-                Payload::Escaped(range) => {
-                    let text = json_string::unescape(utf8(&whole[range.clone()]));
-                    (Kind::Text, text.into_owned().into())
-                }
+                Payload::Escaped(_, text) => (Kind::Text, text.clone()),
                 Payload::Buffer(bytes) => (Kind::Binary, bytes.clone()),
             },
         };
@@ -247,9 +250,14 @@ pub fn from_client(wholemsg: bool, kind: Kind, data: &[u8], session: &SessionId)
 }
 
 impl Payload {
+    /// `text` is what stands at `range`.
+    fn escaped(range: Range<usize>, text: &str) -> Payload {
+        Payload::Escaped(range, json_string::unescape(text).into_owned().into())
+    }
+
     /// Moves to where it stands after this, which was outside of it, has gone from `whole`.
     fn left_by(&mut self, gone: Range<usize>) {
-        if let Payload::Plain(range) | Payload::Escaped(range) | Payload::Json(range) = self
+        if let Payload::Plain(range) | Payload::Escaped(range, _) | Payload::Json(range) = self
             && range.start > gone.start
         {
             *range = range.start - gone.len()..range.end - gone.len();
@@ -299,7 +307,7 @@ fn read_payload(text: &str, range: Range<usize>) -> Result<Payload, Invalid> {
     let inner = range.start + 1..range.end - 1;
     match string(value) {
         Some("") => return Ok(Payload::Nothing),
-        Some(text) if text.contains('\\') => return Ok(Payload::Escaped(inner)),
+        Some(text) if text.contains('\\') => return Ok(Payload::escaped(inner, text)),
         Some(_) => return Ok(Payload::Plain(inner)),
         None => {}
     }
