@@ -24,6 +24,7 @@ use crate::hub::presence::Presence;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::close::Cause;
+use crate::proto::millis::millis;
 use crate::proto::session_id::PodId;
 use crate::relay::ears::Ears;
 use crate::relay::local::Local;
@@ -158,7 +159,7 @@ impl App {
         tracing::info!(sessions = self.hub.occupied(), "leaving");
         self.metrics.draining.set(1);
         self.lifecycle.draining().cancel();
-        let ms = u64::try_from(self.drain.retry_after.as_millis()).unwrap_or(u64::MAX);
+        let ms = millis(self.drain.retry_after);
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { configured: None, cause: Cause::Drain, farewell });
         let flushed = async {

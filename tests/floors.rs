@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("lifecycle", 1),
     ("metrics", 1),
     ("trace", 1),
+    ("clock", 1),
     ("watch", 1),
     ("hub", 2),
     ("broker", 2),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::proto::millis::millis;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
@@ -137,7 +138,7 @@ fn write(number: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt:
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX), TIMES, f)
+        write(millis(self.0), TIMES, f)
     }
 }
 

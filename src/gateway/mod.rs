@@ -35,6 +35,7 @@ use crate::hub::command::Greeting;
 use crate::hub::socket::Socket;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::proto::millis::millis;
 use crate::proto::pacing::Bucket;
 use crate::proto::paths::Origins;
 use crate::relay::Relay;
@@ -208,7 +209,7 @@ impl Gateway {
         let Wanted { path, configured, greeting } =
             handshake::read(&request, &paths, &self.config.origins)?;
         if let Some(pace) = &self.pace {
-            let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let now_ms = millis(self.started.elapsed());
             if !pace.lock().unwrap_or_else(PoisonError::into_inner).take(now_ms) {
                 return Err(Refusal::TooOften);
             }

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use mio::{Registry, Token};
 use slab::Slab;
 
+use crate::clock::unix_ms;
 use crate::hub::Config;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
@@ -24,9 +25,10 @@ use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::SessionInfo;
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
+use crate::proto::millis::millis;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
-use crate::proto::pulse::{Pulse, Rule, Sign, millis};
+use crate::proto::pulse::{Pulse, Rule, Sign};
 use crate::proto::session as protocol;
 use crate::proto::session_id::{PodId, SessionId};
 
@@ -169,7 +171,7 @@ impl Sessions {
 
     /// Sets the shard's clock.
     pub fn tick(&mut self) {
-        self.now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.now_ms = millis(self.started.elapsed());
     }
 
     /// The slot of a session that has not ended.
@@ -681,10 +683,4 @@ impl Session {
             is_read: !self.read_held,
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }

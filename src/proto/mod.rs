@@ -13,6 +13,7 @@ pub mod grant;
 pub mod json;
 pub mod json_names;
 pub mod json_string;
+pub mod millis;
 pub mod msg;
 pub mod pacing;
 pub mod path;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::proto::millis::millis;
+
 /// What is known of one session's life, by the shard's clock in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pulse {
@@ -90,11 +92,6 @@ impl Pulse {
 fn ping_after_ms(heartbeat: Duration, lot: u16) -> u64 {
     let beat_ms = millis(heartbeat);
     beat_ms - beat_ms / 8 * u64::from(lot) / u64::from(u16::MAX)
-}
-
-/// Whole milliseconds; more than there can be are all there can be.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 
 use crate::backend::sse::{Event as Offered, Sse};
+use crate::clock::unix_ms;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
 use crate::proto::close::{Cause, Close};
@@ -97,9 +97,4 @@ impl Inbound for Ears {
         // Nobody keeps books any more when the pod has ended.
         let _ = self.departures.send(departure);
     }
-}
-
-fn unix_ms() -> u64 {
-    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

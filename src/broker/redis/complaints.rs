@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::proto::millis::millis;
 use crate::proto::pacing::Bucket;
 
 pub struct Complaints {
@@ -13,7 +14,7 @@ pub struct Complaints {
 impl Complaints {
     /// Whether one may be logged now.
     pub fn are_due(&self) -> bool {
-        let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = millis(self.begun.elapsed());
         self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(now_ms)
     }
 }

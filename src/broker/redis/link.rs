@@ -24,6 +24,7 @@ use crate::broker::redis::names::Names;
 use crate::broker::redis::{Address, envelope};
 use crate::metrics::Metrics;
 use crate::proto::envelope::Body;
+use crate::proto::millis::millis;
 use crate::proto::path::Path;
 
 /// For the socket and the greeting: a server that lives takes milliseconds.
@@ -295,7 +296,7 @@ impl Link {
     fn renewal(&self) -> [Cmd; 2] {
         let pod = self.inbox.pod;
         let (sessions, paths) = self.interest.counts();
-        let ttl_ms = u64::try_from(self.lease_ttl.as_millis()).unwrap_or(u64::MAX);
+        let ttl_ms = millis(self.lease_ttl);
         let counts = format!(r#"{{"sessions":{sessions},"paths":{paths}}}"#);
         let mut lease = redis::cmd("SET");
         lease.arg(self.names.lease(pod)).arg(counts).arg("PX").arg(ttl_ms);

@@ -14,7 +14,7 @@ pub mod link;
 pub mod names;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
@@ -26,10 +26,12 @@ use crate::broker::redis::interest::Interest;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
+use crate::clock::unix_ms;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::envelope::{Body, Envelope};
+use crate::proto::millis::millis;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
@@ -131,7 +133,7 @@ impl Broker for Redis {
             from: inbox.pod,
             correlation: question.correlation,
             sent_ms,
-            age_limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            age_limit_ms: millis(limit),
             ask,
         };
         let letter = Cmd::publish(inbox.names.pod(pod), envelope(Uuid::now_v7(), body));
@@ -192,7 +194,5 @@ fn receivers(answer: Value) -> Result<u64, Failure> {
 }
 
 fn envelope(id: Uuid, body: Body) -> Vec<u8> {
-    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let published_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-    Envelope { id, published_ms, traceparent: None, body }.encode()
+    Envelope { id, published_ms: unix_ms(), traceparent: None, body }.encode()
 }
