@@ -47,6 +47,15 @@ enum Standing {
     Confirmed,
 }
 
+impl Wants {
+    /// Whatever was confirmed, or is waited for, was so on a connection that is no more.
+    fn forget(&mut self) {
+        for want in self.paths.values_mut() {
+            want.standing = Standing::Asked(Vec::new());
+        }
+    }
+}
+
 impl Interest {
     /// One more session on the path. The future resolves when Redis has confirmed it; its place is
     /// taken at once.
@@ -151,6 +160,7 @@ impl Interest {
     pub fn restart(&self) {
         let mut wants = self.wants();
         wants.paths.retain(|_, want| want.sessions > 0);
+        wants.forget();
         wants.unasked = wants.paths.keys().cloned().collect();
     }
 
@@ -163,9 +173,7 @@ impl Interest {
     pub fn close(&self) {
         let mut wants = self.wants();
         wants.is_up = false;
-        for want in wants.paths.values_mut() {
-            want.standing = Standing::Asked(Vec::new());
-        }
+        wants.forget();
     }
 
     /// Sessions and concrete paths.
@@ -241,5 +249,16 @@ mod tests {
         interest.confirm(std::slice::from_ref(&here));
         interest.open();
         assert_eq!(interest.arrive(&here).now_or_never(), Some(Ok(())));
+    }
+
+    #[test]
+    fn what_was_confirmed_on_a_connection_that_never_came_up_is_asked_for_again() {
+        let (interest, ws) = (Interest::default(), path("/ws"));
+        drop(interest.arrive(&ws));
+        for _attempt in 0..2 {
+            interest.restart();
+            assert_eq!(interest.next(10), std::slice::from_ref(&ws));
+            interest.confirm(std::slice::from_ref(&ws));
+        }
     }
 }
