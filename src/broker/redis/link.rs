@@ -21,6 +21,7 @@ use crate::broker::redis::commands::Commands;
 use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::tls::choose_cryptography;
 use crate::broker::redis::{Address, envelope};
 use crate::metrics::Metrics;
 use crate::proto::envelope::Body;
@@ -92,6 +93,9 @@ impl Link {
         inbox: Arc<Inbox>,
         interest: Arc<Interest>,
     ) -> Result<Link, RedisError> {
+        if address.is_secured() {
+            choose_cryptography();
+        }
         let Address(info) = address;
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);

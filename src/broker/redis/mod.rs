@@ -12,11 +12,12 @@ pub mod inbox;
 pub mod interest;
 pub mod link;
 pub mod names;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
 use crate::broker::redis::clock::Clock;
@@ -67,9 +68,16 @@ pub struct Redis {
 pub struct Unusable(RedisError);
 
 impl Address {
-    /// `redis://[user][:password@]host[:port][/database]`, or `redis+unix:///path`.
+    /// `redis://[user][:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `redis+unix:///path`.
     pub fn parse(url: &str) -> Result<Address, String> {
-        url.into_connection_info().map(Address).map_err(|error| error.to_string())
+        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                Err("certificates are always verified".to_owned())
+            }
+            _ => Ok(Address(info)),
+        }
     }
 }
 
