@@ -182,3 +182,39 @@ async fn a_master_that_became_a_replica_is_left() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_that_does_not_fit_is_a_gap_and_with_the_documented_room_it_is_none() {
+    const MESSAGES: usize = 64;
+    let server = Redis::start();
+    let (a, b) = (start(&server.url(), "").await, start(&server.url(), "").await);
+    let mut quiet = b.open("/ws/quiet").await;
+    let large = msg(&"x".repeat(1 << 20));
+    for gaps in [1, 0] {
+        let before = count(&b, "pathcast_broker_gaps_total").await;
+        let burst = b.open("/ws/burst").await;
+        // More than Redis keeps for a pod that does not read, and the sockets with it.
+        b.signal(Signal::STOP);
+        for _ in 0..MESSAGES {
+            a.broadcast("/ws/burst", large.as_str()).await;
+        }
+        b.signal(Signal::CONT);
+        drop(burst);
+        eventually("a broadcast that arrives", async || {
+            let said = a.publish("/ws/quiet", msg("after")).await;
+            (said.status == 202 && said.json()["receivers"] == json!(1)).then_some(())
+        })
+        .await;
+        quiet.expect_text("after").await;
+        is_up(&b, 1).await;
+        assert_eq!(count(&b, "pathcast_broker_gaps_total").await - before, gaps);
+        assert_eq!(count(&a, "pathcast_broker_gaps_total").await, 0);
+        let docs = std::fs::read_to_string("docs/redis.md").expect("the documentation is there");
+        let room = docs.lines().find_map(|line| {
+            line.strip_prefix("CONFIG SET client-output-buffer-limit \"")?.strip_suffix('"')
+        });
+        let room = room.expect("the documentation tells it");
+        let set = ["CONFIG", "SET", "client-output-buffer-limit", room];
+        assert_eq!(server.command(&set), "OK");
+    }
+}
