@@ -343,12 +343,13 @@ impl Link {
             let ping = envelope(Uuid::now_v7(), Body::Ping { nonce });
             drop(self.commands.send(Cmd::publish(self.names.pod(self.inbox.pod), ping)));
             let asked = BootTime::now();
-            let time = self.commands.send(redis::cmd("TIME")).await;
-            if let Some(redis_ms) = time.ok().and_then(|value| time_ms(value).ok()) {
+            let time = self.commands.send(redis::cmd("TIME"));
+            let role = (role == Role::Asked).then(|| self.commands.send(redis::cmd("ROLE")));
+            if let Some(redis_ms) = time.await.ok().and_then(|value| time_ms(value).ok()) {
                 self.clock.note(redis_ms, asked, BootTime::now());
             }
-            if role == Role::Asked
-                && let Ok(role) = self.commands.send(redis::cmd("ROLE")).await
+            if let Some(role) = role
+                && let Ok(role) = role.await
                 && let Err(fault) = must_be_master(&role)
             {
                 return fault;
