@@ -12,7 +12,9 @@ const CLI: &str = "redis-cli is installed: tests/run.sh does that";
 
 pub struct Redis {
     child: Child,
-    port: u16,
+    pub port: u16,
+    /// Further arguments of its command line.
+    settings: Vec<String>,
     /// Its working directory; gone with it.
     dir: tempfile::TempDir,
 }
@@ -20,11 +22,14 @@ pub struct Redis {
 impl Redis {
     /// On a port that was free just now.
     pub fn start() -> Redis {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
+        Redis::start_with(Vec::new())
+    }
+
+    /// With further arguments, as in `["--tls-port", "6380"]`.
+    pub fn start_with(settings: Vec<String>) -> Redis {
+        let port = free_port();
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        Redis { child: spawn(port, &dir), port, dir }
+        Redis { child: spawn(port, &settings, &dir), port, settings, dir }
     }
 
     pub fn url(&self) -> String {
@@ -39,7 +44,7 @@ impl Redis {
 
     /// Begins anew after `kill`, at the same address, empty.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.dir);
+        self.child = spawn(self.port, &self.settings, &self.dir);
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -79,10 +84,17 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, dir: &tempfile::TempDir) -> Child {
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn spawn(port: u16, settings: &[String], dir: &tempfile::TempDir) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
     command.args(["--appendonly", "no", "--daemonize", "no", "--dir"]).arg(dir.path());
+    command.args(settings);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("redis-server is installed: tests/run.sh does that");
     until("a Redis that listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());

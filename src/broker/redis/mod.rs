@@ -5,24 +5,30 @@
 //! hands on what comes at once. Both are kept up by the supervisor in [`link`]. Only this module
 //! names the `redis` crate.
 
+pub mod absent;
+pub mod asker;
 pub mod clock;
 pub mod commands;
 pub mod complaints;
 pub mod inbox;
 pub mod interest;
+pub mod lease;
 pub mod link;
 pub mod names;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
+use crate::broker::redis::asker::Asker;
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
-use crate::broker::redis::inbox::{Inbox, Parts, Question};
+use crate::broker::redis::inbox::{Inbox, Parts};
 use crate::broker::redis::interest::Interest;
+use crate::broker::redis::lease::Lease;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
@@ -31,13 +37,9 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::envelope::{Body, Envelope};
-use crate::proto::millis::millis;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
-
-/// How long a pod that lives, but does not listen at the moment, is given before it is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where a Redis is, and how to enter.
 #[derive(Debug, Clone)]
@@ -57,8 +59,7 @@ pub struct Config {
 pub struct Redis {
     inbox: Arc<Inbox>,
     interest: Arc<Interest>,
-    lease_ttl: Duration,
-    ask_timeout: Duration,
+    asker: Arc<Asker>,
 }
 
 /// Why there can be no link to a Redis, now or later.
@@ -67,9 +68,16 @@ pub struct Redis {
 pub struct Unusable(RedisError);
 
 impl Address {
-    /// `redis://[user][:password@]host[:port][/database]`, or `redis+unix:///path`.
+    /// `redis://[user][:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `redis+unix:///path`.
     pub fn parse(url: &str) -> Result<Address, String> {
-        url.into_connection_info().map(Address).map_err(|error| error.to_string())
+        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                Err("certificates are always verified".to_owned())
+            }
+            _ => Ok(Address(info)),
+        }
     }
 }
 
@@ -88,23 +96,17 @@ impl Redis {
             names: Names::new(prefix),
             commands: Arc::new(Commands::default()),
             clock: Arc::new(Clock::default()),
+            lease: Arc::new(Lease::new(lease_ttl)),
             metrics,
             lifecycle: lifecycle.clone(),
         };
         let inbox = Arc::new(Inbox::new(parts, Box::new(receiver)));
         let interest = Arc::new(Interest::default());
-        let link = Link::new(address, lease_ttl, inbox.clone(), interest.clone());
+        let asker = Arc::new(Asker::new(inbox.clone(), lease_ttl, ask_timeout));
+        let link = Link::new(address, inbox.clone(), interest.clone());
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, lease_ttl, ask_timeout })
-    }
-
-    /// What proves that a pod has gone: there is no lease of it, and this pod would have seen it
-    /// renewed, since it saw Redis without a break for a whole lease time.
-    async fn is_gone(inbox: &Inbox, pod: PodId, lease_ttl: Duration) -> Result<bool, Failure> {
-        let leased = inbox.commands.send(Cmd::exists(inbox.names.lease(pod))).await?;
-        let up_since = inbox.commands.up_since();
-        Ok(leased == Value::Int(0) && up_since.is_some_and(|since| since.elapsed() >= lease_ttl))
+        Ok(Redis { inbox, interest, asker })
     }
 }
 
@@ -124,37 +126,7 @@ impl Broker for Redis {
     }
 
     fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer> {
-        let (inbox, lease_ttl, limit) = (self.inbox.clone(), self.lease_ttl, self.ask_timeout);
-        let Some(sent_ms) = inbox.clock.now_ms(Instant::now()) else {
-            return Box::pin(std::future::ready(Err(Failure::Unavailable("Redis is away"))));
-        };
-        let mut question = inbox.question();
-        let body = Body::Ask {
-            from: inbox.pod,
-            correlation: question.correlation,
-            sent_ms,
-            age_limit_ms: millis(limit),
-            ask,
-        };
-        let letter = Cmd::publish(inbox.names.pod(pod), envelope(Uuid::now_v7(), body));
-        let mut sent = Box::pin(inbox.commands.send(letter.clone()));
-        let answered = async move {
-            loop {
-                if receivers(sent.await?)? > 0 {
-                    let Question { answer, .. } = &mut question;
-                    return answer.await.map_err(|_| Failure::Unknown);
-                }
-                if Redis::is_gone(&inbox, pod, lease_ttl).await? {
-                    return Ok(Answer::Gone);
-                }
-                // It lives, or may: it comes back within the time, or is asked in vain.
-                tokio::time::sleep(ASK_AGAIN).await;
-                sent = Box::pin(inbox.commands.send(letter.clone()));
-            }
-        };
-        Box::pin(async move {
-            tokio::time::timeout(limit, answered).await.unwrap_or(Err(Failure::Unknown))
-        })
+        self.asker.ask(pod, ask)
     }
 
     fn pods(&self) -> Pending<Vec<PodId>> {
