@@ -18,6 +18,9 @@ path = "/ws"
 [[path]]
 path = "/ws/rooms/{room}"
 wholemsg = true
+[[path]]
+path = "/ws/strict"
+on_gap = "close"
 "#;
 
 /// A gateway on that Redis, ready. `settings` are further ones of the broker.
@@ -158,4 +161,30 @@ async fn a_session_of_a_dead_pod_is_unknown_and_then_gone() {
     c.signal(Signal::TERM);
     assert!(c.exit().await.success());
     assert_eq!(a.publish("/ws", to(&left, "x")).await.status, 410);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_closes_the_clients_of_a_path_that_says_so() {
+    let server = Redis::start();
+    let a = start(&server, "").await;
+    let mut events = a.listen("/ws/strict").await;
+    let (mut strict, session) = a.open_known("/ws/strict", &mut events).await;
+    let mut patient = a.open("/ws").await;
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    let closing = strict.closing().await;
+    let Heard::Close(Some((1012, reason))) = closing else { panic!("{closing:?}") };
+    let ms = reason.strip_prefix("retry_after_ms=").and_then(|ms| ms.parse::<u64>().ok());
+    assert!(ms.is_some_and(|ms| ms <= 5_000), "{reason}");
+    let told = events.disconnect_of(&session).await;
+    assert_eq!((&told["cause"], &told["code"]), (&json!("gap"), &json!(1012)));
+    // Whoever comes back has missed nothing since.
+    let mut again = a.open("/ws/strict").await;
+    for path in ["/ws", "/ws/strict"] {
+        a.broadcast(path, msg("after the gap")).await;
+    }
+    patient.expect_text("after the gap").await;
+    again.expect_text("after the gap").await;
+    let metrics = a.fetch("/metrics").await.text;
+    let closed = "pathcast_sessions_closed_total{code=\"1012\",path=\"/ws/strict\"} 1";
+    assert!(metrics.contains(closed), "{metrics}");
 }

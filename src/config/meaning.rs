@@ -17,7 +17,7 @@ use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, keys, wire};
 use crate::gateway;
 use crate::hub;
-use crate::proto::paths::{Configured, Invalid, Origins, Paths, Pattern};
+use crate::proto::paths::{Configured, Invalid, OnGap, Origins, Paths, Pattern};
 use crate::relay;
 use crate::trace;
 
@@ -277,6 +277,10 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 origins: match &written.origins {
                     Some(written) => Some(origins(written, &at.key("origins"))?),
                     None => None,
+                },
+                on_gap: match written.on_gap {
+                    wire::OnGap::Ignore => OnGap::Ignore,
+                    wire::OnGap::Close => OnGap::Close,
                 },
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
             })

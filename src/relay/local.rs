@@ -7,10 +7,11 @@ use tokio::sync::oneshot;
 
 use crate::broker::{Failure, Pending, Receiver};
 use crate::hub::Hub;
-use crate::hub::command::{Command, Frames};
+use crate::hub::command::{Command, Farewell, Frames, Sweep, Whom};
 use crate::hub::presence::Presence;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, SessionInfo};
+use crate::proto::close::Cause;
 use crate::proto::frame;
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
@@ -23,6 +24,16 @@ pub struct Local {
     pub metrics: Arc<Metrics>,
     /// What a msg may become as a frame.
     pub frame_bytes_max: usize,
+    /// Whom a gap closes comes back after a random time up to this.
+    pub retry_within_ms: u64,
+}
+
+impl Local {
+    /// Ends those whom a gap closes.
+    fn after_gap(&self, whom: Whom) -> Sweep {
+        let farewell = Farewell::RetryWithin { ms: self.retry_within_ms };
+        Sweep { whom, cause: Cause::Gap, farewell }
+    }
 }
 
 impl Receiver for Local {
@@ -35,9 +46,16 @@ impl Receiver for Local {
         let frames =
             Frames { payload: form(audience.payload, false), whole: form(audience.whole, true) };
         let refused = self.hub.broadcast(path, &frames, &audience.shards);
-        if refused > 0 {
+        if !refused.is_empty() {
             let metrics = self.metrics.path(&audience.configured);
-            metrics.undelivered_overload.inc_by(refused as u64);
+            metrics.undelivered_overload.inc_by(refused.len() as u64);
+        }
+        for shard in refused {
+            if self.presence.take_gap_minder(path, shard) {
+                let sweep = self.after_gap(Whom::GapOn(path.clone()));
+                // Without bytes, so it always fits.
+                let _ = self.hub.tell_shard(shard, Command::Sweep(sweep));
+            }
         }
         true
     }
@@ -77,6 +95,7 @@ impl Receiver for Local {
 
     fn gap(&self) {
         tracing::warn!("broadcasts may have been missed while the broker was away");
+        self.hub.sweep(&self.after_gap(Whom::Gap));
     }
 }
 

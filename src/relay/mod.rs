@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::backend::sse::{Listener, Sse, Topic};
 use crate::broker::{Broker, Failure, Outage};
 use crate::hub::Hub;
-use crate::hub::command::{Farewell, Sweep};
+use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
@@ -135,7 +135,7 @@ impl Relay {
             let text = old.pattern.text();
             if paths.named(text).is_none() {
                 self.hub.sweep(&Sweep {
-                    configured: Some(text.clone()),
+                    whom: Whom::Configured(text.clone()),
                     cause: Cause::Server,
                     farewell: Farewell::Fixed(Close::new(1001, "this path was removed")),
                 });
