@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pathcast::broker::{Broker, Receiver};
+use pathcast::broker::Receiver;
 use pathcast::hub::command::Command;
 use pathcast::proto::ask::{Answer, Reach};
 use pathcast::proto::grant::Grant;
@@ -18,7 +18,6 @@ use support::pod::{Deaf, Pod, path, roomy};
 use support::wait::{DEADLINE, until};
 use support::wire;
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 fn pod(change: impl FnOnce(&mut pathcast::hub::Config)) -> Pod {
     let mut config = roomy(1);
@@ -205,7 +204,7 @@ fn whom_a_gap_closes_is_closed_by_a_broadcast_that_his_shard_refused() {
     let (mut elsewhere, _) = pod.join(1);
     let overload = pod.metrics.path(pod.configured.pattern.text());
     let publish = |number: usize, text: String| {
-        drop(pod.broker.publish(Uuid::nil(), path(number), Content::text(text)));
+        drop(pod.publish(path(number), Content::text(text)));
     };
     // Again and again: whoever comes later is told of what he misses, not of what was before him.
     for round in 0..5 {
@@ -248,7 +247,7 @@ fn a_gap_closes_whom_it_closes_on_every_shard_and_path() {
     for client in &mut strict {
         is_told_to_come_back(&read_to_close(client));
     }
-    drop(pod.broker.publish(Uuid::nil(), path(0), Content::text("still here".into())));
+    drop(pod.publish(path(0), Content::text("still here".into())));
     let mut heard = [0; 12];
     patient.read_exact(&mut heard).expect("a message");
     assert_eq!(&heard[2..], b"still here");

@@ -5,11 +5,14 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use pathcast::proto::ask::Ask;
+use pathcast::proto::envelope::{Body, Envelope};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::client::{Heard, Request, ask};
 use support::gateway::{Gateway, send};
 use support::redis::Redis;
+use support::resp::Connection;
 use support::wait::eventually;
 
 const PATHS: &str = r#"
@@ -187,4 +190,58 @@ async fn a_gap_closes_the_clients_of_a_path_that_says_so() {
     let metrics = a.fetch("/metrics").await.text;
     let closed = "pathcast_sessions_closed_total{code=\"1012\",path=\"/ws/strict\"} 1";
     assert!(metrics.contains(closed), "{metrics}");
+}
+
+/// The next envelope that is meant, with its trace context.
+async fn trace_of(heard: &mut Connection, meant: impl Fn(&Body) -> bool) -> Option<String> {
+    loop {
+        let envelope = Envelope::decode(heard.message().await.into()).expect("an envelope");
+        if meant(&envelope.body) {
+            return envelope.traceparent.map(|traceparent| traceparent.as_str().to_owned());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trace_context_of_a_publish_goes_with_it() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = Redis::start();
+    let a = start(&server, "").await;
+    let mut events = a.listen("/ws").await;
+    let (_client, session) = a.open_known("/ws", &mut events).await;
+    let (mut out, mut inbox) = (server.connect().await, server.connect().await);
+    out.subscribe("pathcast:out:/ws").await;
+    inbox.subscribe(&format!("pathcast:pod:{}", &session[..13])).await;
+    let is_unicast = |body: &Body| matches!(body, Body::Ask { ask: Ask::Unicast { .. }, .. });
+
+    for (given, carried) in [
+        (&[TRACE][..], Some(TRACE)),
+        (&[&TRACE.replace("00-", "7f-")], Some(TRACE)),
+        (&[], None),
+        (&["00-0-0-01"], None),
+        (&[TRACE, TRACE], None),
+    ] {
+        let traced = |method: &str, target: &str, content_type: &str, body: String| {
+            let request = a.call(method, target).header("content-type", content_type).body(body);
+            given.iter().fold(request, |request, trace| request.header("traceparent", *trace))
+        };
+        let ndjson = |msg: String| format!("{{\"path\":\"/ws\",\"msg\":{msg}}}\n");
+        let one = to(&session, "one");
+        let requests = [
+            ("/v1/publish/ws", "application/json", msg("all")),
+            ("/v1/publish", "application/x-ndjson", ndjson(msg("all"))),
+            ("/v1/publish/ws", "application/json", one.clone()),
+            ("/v1/publish", "application/x-ndjson", ndjson(one)),
+            (&format!("/v1/sessions/{session}"), "text/plain", "one".into()),
+        ];
+        for (at, (target, content_type, body)) in requests.into_iter().enumerate() {
+            let said = send(traced("POST", target, content_type, body)).await;
+            assert!([200, 202].contains(&said.status), "{}", said.text);
+            let heard = match at {
+                0 | 1 => trace_of(&mut out, |_| true).await,
+                _ => trace_of(&mut inbox, is_unicast).await,
+            };
+            assert_eq!(heard.as_deref(), carried, "{target} with {given:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use pathcast::broker::Failure;
+use pathcast::broker::{Failure, Letter};
 use pathcast::proto::ask::{Answer, Ask};
 use pathcast::proto::envelope::{Body, Envelope};
 use pathcast::proto::session_id::{PodId, SessionId};
@@ -127,11 +127,14 @@ async fn a_question_that_comes_too_late_is_dropped_and_counted() {
         Envelope { id: Uuid::nil(), published_ms: 0, traceparent: None, body }.encode()
     };
     let inbox = format!("pathcast:pod:{B}");
-    assert_eq!(server.publish(&inbox, &ask(now_ms - 5_000, unicast(B, "late"))), 1);
-    server.publish(&inbox, &ask(now_ms + 1_000, unicast(B, "in time")));
+    assert_eq!(server.publish(&inbox, &ask(now_ms - 5_000, unicast(B, "late").ask)), 1);
+    server.publish(&inbox, &ask(now_ms + 1_000, unicast(B, "in time").ask));
     assert_eq!(b.heard.wait(1).await, ["unicast in time"]);
     assert_eq!(b.metrics.unicasts.late.get(), 1);
-    assert_eq!(in_time(a.broker.ask(B, Ask::Census)).await, Ok(Answer::Census(vec![])));
+    assert_eq!(
+        in_time(a.broker.ask(Letter::new(B, Ask::Census))).await,
+        Ok(Answer::Census(vec![]))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -171,7 +171,8 @@ async fn send(
     let Address::One(id) = msg.session else { return Err(Refusal::Gone.into()) };
     let id = SessionId::parse(&id).ok_or(Refusal::Gone)?;
     state.relay.room().await?;
-    state.relay.unicast(id, Reach::Granted(caller.grant), msg.content).await?;
+    let traceparent = publish::traceparent(&parts.headers);
+    state.relay.unicast(id, Reach::Granted(caller.grant), msg.content, traceparent).await?;
     Ok(Json(Delivered::YES))
 }
 

@@ -13,6 +13,7 @@ use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::traceparent::Traceparent;
 
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
@@ -34,18 +35,44 @@ pub trait Broker: Send + Sync {
     /// A session that wanted `path` does so no more: one call for each of `subscribe`.
     fn unsubscribe(&self, path: &Path);
 
-    /// Resolves to the number of pods that got it: a hint. `id` goes with it.
-    fn publish(&self, id: Uuid, path: Path, content: Content) -> Pending<u64>;
+    /// Resolves to the number of pods that got it: a hint.
+    fn publish(&self, publication: Publication) -> Pending<u64>;
 
-    /// `pod` may be this pod. [`Answer::Gone`] for a pod that proves to live no more, or never to
+    /// It may be for this pod. [`Answer::Gone`] for a pod that proves to live no more, or never to
     /// have lived; while that is not proven, [`Failure::Unknown`].
-    fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer>;
+    fn ask(&self, letter: Letter) -> Pending<Answer>;
 
     /// Every pod alive, this one included.
     fn pods(&self) -> Pending<Vec<PodId>>;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
+}
+
+/// A broadcast on its way; all of it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    pub id: Uuid,
+    pub path: Path,
+    pub content: Content,
+    /// Whose call it belongs to.
+    pub traceparent: Option<Traceparent>,
+}
+
+/// A question on its way to a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    pub to: PodId,
+    pub ask: Ask,
+    /// Whose call it belongs to.
+    pub traceparent: Option<Traceparent>,
+}
+
+impl Letter {
+    /// One that belongs to nobody's call.
+    pub fn new(to: PodId, ask: Ask) -> Letter {
+        Letter { to, ask, traceparent: None }
+    }
 }
 
 /// Whether a broker is away.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::{Listener, Sse, Topic};
-use crate::broker::{Broker, Failure, Outage};
+use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
@@ -30,6 +30,7 @@ use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::spelling::bounded;
+use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
 
 /// How long a publisher waits for a crowded pod before it is refused.
@@ -149,8 +150,9 @@ impl Relay {
         &self,
         path: Path,
         content: Content,
+        traceparent: Option<Traceparent>,
     ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<> {
-        let begun = self.begin_publish(path, content);
+        let begun = self.begin_publish(path, content, traceparent);
         async move {
             let (id, pending) = begun?;
             match pending.await {
@@ -164,7 +166,8 @@ impl Relay {
         &self,
         path: Path,
         content: Content,
-    ) -> Result<(Uuid, crate::broker::Pending<u64>), Refusal> {
+        traceparent: Option<Traceparent>,
+    ) -> Result<(Uuid, Pending<u64>), Refusal> {
         self.may_send()?;
         let paths = self.paths.load();
         let Some((_, configured)) = paths.resolve(path.as_str()) else {
@@ -176,7 +179,8 @@ impl Relay {
         }
         self.metrics.path(configured.pattern.text()).published_http.inc();
         let id = Uuid::now_v7();
-        Ok((id, self.broker.publish(id, path, content)))
+        let publication = Publication { id, path, content, traceparent };
+        Ok((id, self.broker.publish(publication)))
     }
 
     /// Sends to one session; in one order with `publish`.
@@ -185,9 +189,11 @@ impl Relay {
         to: SessionId,
         reach: Reach,
         content: Content,
+        traceparent: Option<Traceparent>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+        let ask = Ask::Unicast { to, reach, content };
         let may = self.may_send();
-        let answer = may.map(|()| self.ask(to.pod, Ask::Unicast { to, reach, content }));
+        let answer = may.map(|()| self.ask(Letter { to: to.pod, ask, traceparent }));
         let metrics = self.metrics.clone();
         async move {
             let answer = match answer {
@@ -236,7 +242,7 @@ impl Relay {
     }
 
     pub async fn look_up(&self, id: SessionId, grant: Grant) -> Result<SessionInfo, Refusal> {
-        match self.ask(id.pod, Ask::LookUp { id, grant }).await? {
+        match self.ask(Letter::new(id.pod, Ask::LookUp { id, grant })).await? {
             Answer::Info(info) => Ok(info),
             answer => Err(answer.into()),
         }
@@ -244,7 +250,7 @@ impl Relay {
 
     /// Ends a session.
     pub async fn close(&self, id: SessionId, grant: Grant, close: Close) -> Result<(), Refusal> {
-        match self.ask(id.pod, Ask::Close { id, grant, close }).await? {
+        match self.ask(Letter::new(id.pod, Ask::Close { id, grant, close })).await? {
             Answer::Closed => Ok(()),
             answer => Err(answer.into()),
         }
@@ -275,7 +281,7 @@ impl Relay {
                 }
                 let ask =
                     Ask::List { filter: path.clone(), after: from, limit, grant: grant.clone() };
-                match self.ask(pod, ask).await {
+                match self.ask(Letter::new(pod, ask)).await {
                     Ok(Answer::Sessions { sessions, after }) => {
                         page.sessions.extend(sessions);
                         from = after;
@@ -297,7 +303,7 @@ impl Relay {
     pub async fn census(&self) -> Result<Vec<PathCount>, Refusal> {
         let mut all: Vec<PathCount> = Vec::new();
         for pod in self.broker.pods().await? {
-            if let Answer::Census(counts) = self.ask(pod, Ask::Census).await? {
+            if let Answer::Census(counts) = self.ask(Letter::new(pod, Ask::Census)).await? {
                 all.extend(counts);
             }
         }
@@ -381,12 +387,8 @@ impl Relay {
         self.liveness()
     }
 
-    fn ask(
-        &self,
-        pod: PodId,
-        ask: Ask,
-    ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<> {
-        let pending = self.broker.ask(pod, ask);
+    fn ask(&self, letter: Letter) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<> {
+        let pending = self.broker.ask(letter);
         let limit = self.config.unicast_timeout;
         async move {
             match tokio::time::timeout(limit, pending).await {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pathcast::broker::memory::Memory;
+use pathcast::broker::{Broker, Pending, Publication};
 use pathcast::hub::command::{Command, Frames, Greeting};
 use pathcast::hub::inbound::{Inbound, Who};
 use pathcast::hub::presence::Presence;
@@ -15,11 +16,13 @@ use pathcast::proto::ask::Answer;
 use pathcast::proto::close::{Cause, Close};
 use pathcast::proto::frame::{Kind, encode};
 use pathcast::proto::grant::Grant;
+use pathcast::proto::msg::Content;
 use pathcast::proto::path::Path;
 use pathcast::proto::paths::{Configured, OnGap, Pattern};
 use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::relay::local::Local;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::wait::DEADLINE;
 
@@ -109,6 +112,11 @@ impl Pod {
     /// What a broker tells of this pod.
     pub fn local(&self) -> Local {
         local(&self.hub, &self.presence, &self.metrics, 1 << 20)
+    }
+
+    /// Publishes through the broker.
+    pub fn publish(&self, path: Path, content: Content) -> Pending<u64> {
+        self.broker.publish(Publication { id: Uuid::nil(), path, content, traceparent: None })
     }
 
     /// Hands a text to one shard, past the broker; whether the shard took it.

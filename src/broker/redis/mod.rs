@@ -25,16 +25,16 @@ use crate::broker::redis::inbox::{Inbox, Parts, Question};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
-use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
+use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication, Receiver};
 use crate::clock::unix_ms;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::proto::ask::{Answer, Ask};
+use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::millis::millis;
-use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::traceparent::Traceparent;
 
 /// How long a pod that lives, but does not listen at the moment, is given before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -117,13 +117,15 @@ impl Broker for Redis {
         self.interest.depart(path, Instant::now());
     }
 
-    fn publish(&self, id: Uuid, path: Path, content: Content) -> Pending<u64> {
-        let message = envelope(id, Body::Broadcast(content));
+    fn publish(&self, publication: Publication) -> Pending<u64> {
+        let Publication { id, path, content, traceparent } = publication;
+        let message = traced(id, traceparent, Body::Broadcast(content));
         let sent = self.inbox.commands.send(Cmd::publish(self.inbox.names.out(&path), message));
         Box::pin(async move { receivers(sent.await?) })
     }
 
-    fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer> {
+    fn ask(&self, letter: Letter) -> Pending<Answer> {
+        let Letter { to, ask, traceparent } = letter;
         let (inbox, lease_ttl, limit) = (self.inbox.clone(), self.lease_ttl, self.ask_timeout);
         let Some(sent_ms) = inbox.clock.now_ms(Instant::now()) else {
             return Box::pin(std::future::ready(Err(Failure::Unavailable("Redis is away"))));
@@ -136,7 +138,8 @@ impl Broker for Redis {
             age_limit_ms: millis(limit),
             ask,
         };
-        let letter = Cmd::publish(inbox.names.pod(pod), envelope(Uuid::now_v7(), body));
+        let message = traced(Uuid::now_v7(), traceparent, body);
+        let letter = Cmd::publish(inbox.names.pod(to), message);
         let mut sent = Box::pin(inbox.commands.send(letter.clone()));
         let answered = async move {
             loop {
@@ -144,7 +147,7 @@ impl Broker for Redis {
                     let Question { answer, .. } = &mut question;
                     return answer.await.map_err(|_| Failure::Unknown);
                 }
-                if Redis::is_gone(&inbox, pod, lease_ttl).await? {
+                if Redis::is_gone(&inbox, to, lease_ttl).await? {
                     return Ok(Answer::Gone);
                 }
                 // It lives, or may: it comes back within the time, or is asked in vain.
@@ -193,6 +196,11 @@ fn receivers(answer: Value) -> Result<u64, Failure> {
     redis::from_redis_value(answer).map_err(|_| Failure::Unknown)
 }
 
+/// What belongs to nobody's call.
 fn envelope(id: Uuid, body: Body) -> Vec<u8> {
-    Envelope { id, published_ms: unix_ms(), traceparent: None, body }.encode()
+    traced(id, None, body)
+}
+
+fn traced(id: Uuid, traceparent: Option<Traceparent>, body: Body) -> Vec<u8> {
+    Envelope { id, published_ms: unix_ms(), traceparent, body }.encode()
 }
