@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use pathcast::broker::{Broker, Pending};
+use pathcast::broker::{Broker, Letter, Pending};
 use pathcast::proto::ask::{Answer, Ask, Reach};
 use pathcast::proto::msg::Content;
 use pathcast::proto::session_id::SessionId;

@@ -245,3 +245,67 @@ async fn the_trace_context_of_a_publish_goes_with_it() {
         }
     }
 }
+
+/// The value of one series.
+async fn counted(gateway: &Gateway, series: &str) -> u64 {
+    let metrics = gateway.fetch("/metrics").await.text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strangers_publish_is_counted_and_so_is_what_becomes_nothing() {
+    let server = Redis::start();
+    let limits = "[limits]\nframe_bytes_max = \"1KiB\"\n";
+    let (a, b) = (start(&server, limits).await, start(&server, limits).await);
+    let mut events = a.listen("/ws").await;
+    let (mut here, session) = a.open_known("/ws", &mut events).await;
+    let mut there = b.open("/ws").await;
+    let mut stranger = server.connect().await;
+    let large = "x".repeat(1025);
+    let (gone, small) = (session.replace(&session[14..], &"a".repeat(26)), msg("small"));
+    for published in [
+        small.clone(),
+        msg(&large),
+        r#"{"topic":"no payload"}"#.into(),
+        to(&session, "to one"),
+        to(&session, &large),
+        to(&session, ""),
+        to(&gone, "to nobody"),
+        to("nobody", "to nobody"),
+        "no msg".into(),
+        r#"{"payload":{"type":"Buffer","data":7}}"#.into(),
+    ] {
+        assert_eq!(stranger.publish("pathcast:out:/ws", published.as_bytes()).await, 2);
+    }
+    a.broadcast("/ws", msg("end")).await;
+    for (client, expected) in
+        [(&mut here, &["small", "to one", "end"][..]), (&mut there, &["small", "end"])]
+    {
+        for text in expected {
+            client.expect_text(text).await;
+        }
+    }
+    let published =
+        |source| format!("pathcast_published_total{{path=\"/ws\",source=\"{source}\"}}");
+    let undelivered =
+        |reason| format!("pathcast_undelivered_total{{path=\"/ws\",reason=\"{reason}\"}}");
+    let unicasts = |result| format!("pathcast_unicast_total{{result=\"{result}\"}}");
+    for (series, at_a, at_b) in [
+        (published("redis"), 3 + 4, 3),
+        (published("http"), 1, 0),
+        (undelivered("too_big"), 1, 1),
+        (undelivered("nothing"), 1, 1),
+        (unicasts("delivered"), 1, 0),
+        (unicasts("gone"), 1, 0),
+        (unicasts("refused"), 2, 0),
+        ("pathcast_broker_malformed_total".into(), 2, 2),
+    ] {
+        for (gateway, expected) in [(&a, at_a), (&b, at_b)] {
+            eventually(&format!("{series} {expected}"), async || {
+                (counted(gateway, &series).await == expected).then_some(())
+            })
+            .await;
+        }
+    }
+}

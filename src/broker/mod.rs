@@ -95,6 +95,9 @@ pub enum Failure {
 /// What a broker hands its pod's messages to. Calls come one at a time, in the broker's order, and
 /// never wait.
 pub trait Receiver: Send + Sync + 'static {
+    /// What comes next for `path` was published by somebody who is no pod: no door has counted it.
+    fn published(&self, path: &Path);
+
     /// Whether anybody here wanted it.
     fn broadcast(&self, path: &Path, content: &Content) -> bool;
 

@@ -132,6 +132,11 @@ impl Presence {
         })
     }
 
+    /// The configured path of those who are on this one; `None`: nobody is.
+    pub fn configured(&self, path: &Path) -> Option<Arc<str>> {
+        self.lock().paths.get(path).map(|entry| entry.configured.clone())
+    }
+
     /// The `most` paths before `path` in their order, and as many behind it.
     pub fn around(&self, path: &Path, most: usize) -> Vec<PathCount> {
         let known = self.lock();

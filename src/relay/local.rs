@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::broker::{Failure, Pending, Receiver};
@@ -37,18 +36,33 @@ impl Local {
 }
 
 impl Receiver for Local {
+    fn published(&self, path: &Path) {
+        if let Some(configured) = self.presence.configured(path) {
+            self.metrics.path(&configured).published_redis.inc();
+        }
+    }
+
     fn broadcast(&self, path: &Path, content: &Content) -> bool {
         let Some(audience) = self.presence.audience(path) else { return false };
-        let form = |is_needed: bool, wholemsg: bool| -> Option<Bytes> {
-            let (kind, payload) = is_needed.then(|| content.frame(wholemsg))??;
-            (payload.len() <= self.frame_bytes_max).then(|| frame::encode(kind, &payload))
+        let undelivered = || self.metrics.path(&audience.configured);
+        let form = |wholemsg: bool| match content.frame(wholemsg) {
+            None => {
+                undelivered().undelivered_nothing.inc();
+                None
+            }
+            Some((_, payload)) if payload.len() > self.frame_bytes_max => {
+                undelivered().undelivered_too_big.inc();
+                None
+            }
+            Some((kind, payload)) => Some(frame::encode(kind, &payload)),
         };
-        let frames =
-            Frames { payload: form(audience.payload, false), whole: form(audience.whole, true) };
+        let frames = Frames {
+            payload: audience.payload.then(|| form(false)).flatten(),
+            whole: audience.whole.then(|| form(true)).flatten(),
+        };
         let refused = self.hub.broadcast(path, &frames, &audience.shards);
         if !refused.is_empty() {
-            let metrics = self.metrics.path(&audience.configured);
-            metrics.undelivered_overload.inc_by(refused.len() as u64);
+            undelivered().undelivered_overload.inc_by(refused.len() as u64);
         }
         for shard in refused {
             if self.presence.take_gap_minder(path, shard) {

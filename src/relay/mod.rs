@@ -200,21 +200,16 @@ impl Relay {
                 Ok(answer) => answer.await,
                 Err(refusal) => Err(refusal),
             };
-            let outcome = match answer {
-                Ok(Answer::Delivered) => Ok(()),
-                Ok(answer) => Err(Refusal::from(answer)),
-                Err(refusal) => Err(refusal),
-            };
             let results = &metrics.unicasts;
-            let result = match &outcome {
-                Ok(()) => &results.delivered,
-                Err(Refusal::Gone) => &results.gone,
-                Err(Refusal::Unknown) => &results.unknown,
-                Err(Refusal::OutboxFull) => &results.outbox_full,
-                Err(_) => &results.refused,
-            };
-            result.inc();
-            outcome
+            match &answer {
+                Ok(answer) => results.of(answer).inc(),
+                Err(Refusal::Unknown) => results.unknown.inc(),
+                Err(_) => results.refused.inc(),
+            }
+            match answer? {
+                Answer::Delivered => Ok(()),
+                answer => Err(answer.into()),
+            }
         }
     }
 

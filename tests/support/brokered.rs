@@ -65,6 +65,8 @@ impl Heard {
 }
 
 impl Receiver for Heard {
+    fn published(&self, _: &Path) {}
+
     fn broadcast(&self, path: &Path, content: &Content) -> bool {
         self.note(format!("{path} {}", text(content)));
         self.wanted.lock().expect("nobody panicked").contains(path)
