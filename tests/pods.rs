@@ -309,3 +309,66 @@ async fn what_strangers_publish_is_counted_and_so_is_what_becomes_nothing() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listings_tell_of_dead_pods_and_wait_for_all_of_them_once() {
+    const ANSWER: Duration = Duration::from_secs(1);
+    let server = Redis::start();
+    let settings = "lease_ttl = \"12s\"\nunicast_timeout = \"1s\"\n";
+    let mut pods = Vec::new();
+    for _ in 0..5 {
+        pods.push(start(&server, settings).await);
+    }
+    let (mut clients, mut ids) = (Vec::new(), Vec::new());
+    for pod in &pods {
+        let mut events = pod.listen("/ws").await;
+        for _ in 0..2 {
+            let (client, session) = pod.open_known("/ws", &mut events).await;
+            clients.push(client);
+            ids.push(session);
+        }
+    }
+    for session in ids.iter().step_by(2) {
+        let lease = format!("pathcast:lease:{}", &session[..13]);
+        eventually("a lease with its counts", async || {
+            (server.command(&["GET", &lease]) == r#"{"sessions":2,"paths":1}"#).then_some(())
+        })
+        .await;
+    }
+    let mut living = pods.split_off(3);
+    for mut pod in pods {
+        pod.signal(Signal::KILL);
+        pod.exit().await;
+    }
+    let (mut dead, mut alive) = (Vec::new(), ids.split_off(6));
+    dead.extend(ids.iter().step_by(2).map(|session| session[..13].to_owned()));
+    dead.sort();
+    alive.sort();
+
+    let asker = living.pop().expect("two are left");
+    for limit in [100, 3] {
+        let (mut found, mut missing, mut cursor) = (Vec::new(), Vec::new(), String::new());
+        loop {
+            let begun = Instant::now();
+            let page = asker.fetch(&format!("/v1/sessions?limit={limit}{cursor}")).await.json();
+            assert!(begun.elapsed() < 2 * ANSWER, "{:?}", begun.elapsed());
+            let now = page["missing"].as_array().expect("a list");
+            assert_eq!(page["complete"], json!(now.is_empty()), "{page}");
+            assert_eq!(page["missing_sessions"], json!(2 * now.len()), "{page}");
+            missing.extend(now.iter().map(|pod| pod.as_str().expect("text").to_owned()));
+            let sessions = page["sessions"].as_array().expect("a list");
+            found.extend(sessions.iter().map(|one| one["id"].as_str().expect("text").to_owned()));
+            let Some(next) = page["cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(found, alive, "in the order of the ids, each once");
+        // A walk goes on behind the last session that it told of, so each is missed once.
+        assert_eq!(missing, dead);
+    }
+    let begun = Instant::now();
+    let paths = asker.fetch("/v1/paths").await.json();
+    assert!(begun.elapsed() < 2 * ANSWER, "{:?}", begun.elapsed());
+    assert_eq!(paths["paths"][0]["sessions"], json!(4), "{paths}");
+    assert_eq!(paths["missing"], json!(dead), "{paths}");
+    assert_eq!((&paths["complete"], &paths["missing_sessions"]), (&json!(false), &json!(6)));
+}

@@ -10,6 +10,7 @@ mod batch;
 mod body;
 mod call;
 mod console;
+mod coverage;
 mod events;
 #[cfg(test)]
 mod fixture;

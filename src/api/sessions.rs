@@ -16,6 +16,7 @@ use utoipa::openapi::schema::Type;
 
 use crate::api::auth::{Access, Caller};
 use crate::api::call::Call;
+use crate::api::coverage::Coverage;
 use crate::api::problem::{Kind, Problem};
 use crate::api::publish::{Delivered, address};
 use crate::api::query::Parameters;
@@ -68,10 +69,8 @@ struct Listing {
     /// To be given back for the next part; null after the last.
     #[schema(required = true)]
     cursor: Option<String>,
-    /// Whether every pod answered.
-    complete: bool,
-    /// The pods that did not.
-    missing: Vec<String>,
+    #[serde(flatten)]
+    coverage: Coverage,
 }
 
 /// A session was closed.
@@ -140,12 +139,11 @@ async fn list(
             return Err(publish::unknown(&paths, &caller, path));
         }
     }
-    let page = state.relay.list(path, after, limit, caller.grant).await?;
+    let page = state.relay.list(path, after, limit, caller.grant.clone()).await?;
     Ok(Json(Listing {
         sessions: page.sessions.into_iter().map(Session::from).collect(),
         cursor: page.cursor.map(|cursor| cursor.to_string()),
-        complete: page.missing.is_empty(),
-        missing: page.missing.iter().map(ToString::to_string).collect(),
+        coverage: Coverage::new(&page.missing, &caller.grant),
     }))
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::broker::{Broker, Letter, Outage, Pending, Publication, Receiver};
+use crate::broker::{Broker, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
@@ -48,8 +48,9 @@ impl<R: Receiver> Broker for Memory<R> {
         self.in_order(|receiver| receiver.ask(ask))
     }
 
-    fn pods(&self) -> Pending<Vec<PodId>> {
-        Box::pin(std::future::ready(Ok(vec![self.pod])))
+    fn pods(&self) -> Pending<Vec<Peer>> {
+        let own = Peer { pod: self.pod, sessions: None };
+        Box::pin(std::future::ready(Ok(vec![own])))
     }
 
     fn outage(&self) -> Outage {

@@ -43,7 +43,7 @@ pub trait Broker: Send + Sync {
     fn ask(&self, letter: Letter) -> Pending<Answer>;
 
     /// Every pod alive, this one included.
-    fn pods(&self) -> Pending<Vec<PodId>>;
+    fn pods(&self) -> Pending<Vec<Peer>>;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
@@ -73,6 +73,14 @@ impl Letter {
     pub fn new(to: PodId, ask: Ask) -> Letter {
         Letter { to, ask, traceparent: None }
     }
+}
+
+/// A pod that lives, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    pub pod: PodId,
+    /// How many sessions it had when it was last heard of; `None` where nobody tells.
+    pub sessions: Option<u64>,
 }
 
 /// Whether a broker is away.

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::{Listener, Sse, Topic};
-use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication};
+use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
@@ -38,6 +41,14 @@ const CROWDED_WAIT: Duration = Duration::from_secs(1);
 
 /// How often it looks meanwhile: a mailbox drains a megabyte in less.
 const CROWDED_POLL: Duration = Duration::from_millis(5);
+
+/// How long a listing waits for one pod before it asks the next one as well: a pod that lives answers
+/// sooner.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Pods that a listing asks ahead, so that a few dead ones cost one timeout together, and what they
+/// all answer stays bounded.
+const AHEAD_MAX: usize = 16;
 
 /// Of how many paths on either side, in the order of paths, the nearest one is picked: telling it
 /// is a courtesy, and publishing to empty paths is ordinary.
@@ -89,8 +100,15 @@ pub struct Page {
     pub sessions: Vec<SessionInfo>,
     /// Where the next page goes on; `None` after the last.
     pub cursor: Option<SessionId>,
-    /// Pods that did not answer.
-    pub missing: Vec<PodId>,
+    /// Pods that did not answer, in the order of their ids.
+    pub missing: Vec<Peer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Census {
+    pub paths: Vec<PathCount>,
+    /// Pods that did not answer, in the order of their ids.
+    pub missing: Vec<Peer>,
 }
 
 /// The parts that the relay brings together; made by the app.
@@ -261,54 +279,86 @@ impl Relay {
         grant: Grant,
     ) -> Result<Page, Refusal> {
         let mut page = Page { sessions: Vec::new(), cursor: None, missing: Vec::new() };
-        let mut pods = self.broker.pods().await?;
-        pods.sort_unstable();
-        for pod in pods {
-            let mut from = after.filter(|after| after.pod >= pod);
-            if from.is_some_and(|from| from.pod > pod) {
-                continue;
+        let mut peers = self.broker.pods().await?;
+        peers.retain(|peer| after.is_none_or(|after| peer.pod >= after.pod));
+        peers.sort_unstable_by_key(|peer| peer.pod);
+        let mut peers = peers.into_iter();
+        let mut asked = FuturesOrdered::new();
+        loop {
+            let left = limit - page.sessions.len();
+            if left == 0 {
+                page.cursor = page.sessions.last().map(|info| info.id);
+                return Ok(page);
             }
-            loop {
-                let limit = limit - page.sessions.len();
-                if limit == 0 {
-                    page.cursor = page.sessions.last().map(|info| info.id);
-                    return Ok(page);
-                }
-                let ask =
-                    Ask::List { filter: path.clone(), after: from, limit, grant: grant.clone() };
-                match self.ask(Letter::new(pod, ask)).await {
-                    Ok(Answer::Sessions { sessions, after }) => {
-                        page.sessions.extend(sessions);
-                        from = after;
-                    }
-                    Ok(_) | Err(_) => {
-                        page.missing.push(pod);
-                        from = None;
+            let has_more = peers.len() > 0 && asked.len() < AHEAD_MAX;
+            let patience = if asked.is_empty() { Duration::ZERO } else { PATIENCE };
+            tokio::select! {
+                biased;
+                Some((peer, answer)) = asked.next() => {
+                    let answer: Result<Vec<SessionInfo>, Refusal> = answer;
+                    match answer {
+                        Ok(sessions) => page.sessions.extend(sessions.into_iter().take(left)),
+                        Err(_) => page.missing.push(peer),
                     }
                 }
-                if from.is_none() {
-                    break;
+                () = tokio::time::sleep(patience), if has_more => {
+                    let Some(peer) = peers.next() else { continue };
+                    let from = after.filter(|after| after.pod == peer.pod);
+                    let sessions = self.list_one(peer.pod, path.clone(), from, left, grant.clone());
+                    asked.push_back(async move { (peer, sessions.await) });
                 }
+                else => return Ok(page),
             }
         }
-        Ok(page)
+    }
+
+    /// The first sessions of one pod behind `after`, at most `limit`.
+    async fn list_one(
+        &self,
+        pod: PodId,
+        filter: Option<String>,
+        mut after: Option<SessionId>,
+        limit: usize,
+        grant: Grant,
+    ) -> Result<Vec<SessionInfo>, Refusal> {
+        let mut found = Vec::new();
+        loop {
+            let limit = limit - found.len();
+            let ask = Ask::List { filter: filter.clone(), after, limit, grant: grant.clone() };
+            match self.ask(Letter::new(pod, ask)).await? {
+                Answer::Sessions { sessions, after: next } => {
+                    found.extend(sessions);
+                    after = next;
+                }
+                answer => return Err(answer.into()),
+            }
+            if after.is_none() || found.len() >= limit {
+                return Ok(found);
+            }
+        }
     }
 
     /// Live concrete paths of all pods, ordered by path.
-    pub async fn census(&self) -> Result<Vec<PathCount>, Refusal> {
-        let mut all: Vec<PathCount> = Vec::new();
-        for pod in self.broker.pods().await? {
-            if let Answer::Census(counts) = self.ask(Letter::new(pod, Ask::Census)).await? {
-                all.extend(counts);
+    pub async fn census(&self) -> Result<Census, Refusal> {
+        let asked = self.broker.pods().await?.into_iter().map(|peer| {
+            let answer = self.ask(Letter::new(peer.pod, Ask::Census));
+            async move { (peer, answer.await) }
+        });
+        let mut census = Census { paths: Vec::new(), missing: Vec::new() };
+        for (peer, answer) in join_all(asked).await {
+            match answer {
+                Ok(Answer::Census(counts)) => census.paths.extend(counts),
+                Ok(_) | Err(_) => census.missing.push(peer),
             }
         }
-        all.sort_by(|one, two| one.path.cmp(&two.path));
-        all.dedup_by(|again, first| {
+        census.paths.sort_by(|one, two| one.path.cmp(&two.path));
+        census.paths.dedup_by(|again, first| {
             let is_same = again.path == first.path;
             first.sessions += if is_same { again.sessions } else { 0 };
             is_same
         });
-        Ok(all)
+        census.missing.sort_unstable_by_key(|peer| peer.pod);
+        Ok(census)
     }
 
     /// Takes note of sessions that have left their paths, until the pod closes.

@@ -25,7 +25,7 @@ use crate::broker::redis::inbox::{Inbox, Parts, Question};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
-use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication, Receiver};
+use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::clock::unix_ms;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -160,7 +160,7 @@ impl Broker for Redis {
         })
     }
 
-    fn pods(&self) -> Pending<Vec<PodId>> {
+    fn pods(&self) -> Pending<Vec<Peer>> {
         let inbox = self.inbox.clone();
         Box::pin(async move {
             let known = inbox.commands.send(Cmd::smembers(inbox.names.pods())).await?;
@@ -169,16 +169,16 @@ impl Broker for Redis {
             // Asked together, answered in order.
             let leases: Vec<_> = known
                 .iter()
-                .map(|&pod| inbox.commands.send(Cmd::exists(inbox.names.lease(pod))))
+                .map(|&pod| inbox.commands.send(Cmd::get(inbox.names.lease(pod))))
                 .collect();
             let mut living = Vec::new();
             for (&pod, leased) in known.iter().zip(leases) {
                 match leased.await? {
-                    Value::Int(0) => {
+                    Value::Nil => {
                         let forget = Cmd::srem(inbox.names.pods(), pod.text());
                         drop(inbox.commands.send(forget));
                     }
-                    _ => living.push(pod),
+                    lease => living.push(Peer { pod, sessions: sessions_of(&lease) }),
                 }
             }
             Ok(living)
@@ -188,6 +188,12 @@ impl Broker for Redis {
     fn outage(&self) -> Outage {
         self.inbox.commands.outage()
     }
+}
+
+/// What a lease tells of its pod (`Link::renewal` writes it).
+fn sessions_of(lease: &Value) -> Option<u64> {
+    let Value::BulkString(text) = lease else { return None };
+    serde_json::from_slice::<serde_json::Value>(text).ok()?.get("sessions")?.as_u64()
 }
 
 /// What `PUBLISH` answers.
