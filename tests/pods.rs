@@ -30,7 +30,7 @@ on_gap = "close"
 async fn start(server: &Redis, settings: &str) -> Gateway {
     let url = server.url();
     let gateway = Gateway::start(&format!("[broker]\nurl = \"{url}\"\n{settings}{PATHS}")).await;
-    is_ready(&gateway, 200).await;
+    gateway.ready().await;
     gateway
 }
 
@@ -246,13 +246,6 @@ async fn the_trace_context_of_a_publish_goes_with_it() {
     }
 }
 
-/// The value of one series.
-async fn counted(gateway: &Gateway, series: &str) -> u64 {
-    let metrics = gateway.fetch("/metrics").await.text;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map_or(0, |value| value.parse().expect("a number"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_strangers_publish_is_counted_and_so_is_what_becomes_nothing() {
     let server = Redis::start();
@@ -303,7 +296,7 @@ async fn what_strangers_publish_is_counted_and_so_is_what_becomes_nothing() {
     ] {
         for (gateway, expected) in [(&a, at_a), (&b, at_b)] {
             eventually(&format!("{series} {expected}"), async || {
-                (counted(gateway, &series).await == expected).then_some(())
+                (gateway.counted(&series).await == expected).then_some(())
             })
             .await;
         }

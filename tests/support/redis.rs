@@ -11,6 +11,7 @@ use super::wait::until;
 
 const CLI: &str = "redis-cli is installed: tests/run.sh does that";
 
+#[derive(Debug)]
 pub struct Redis {
     child: Child,
     port: u16,
