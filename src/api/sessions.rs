@@ -302,7 +302,8 @@ mod tests {
     async fn a_listing_tells_where_to_go_on_and_who_is_missing() {
         let door = Door::keyless();
         let listing = door.get("/v1/sessions?path=/ws/rooms/{room}&limit=1").await.json();
-        let expected = r#"{"sessions":[],"cursor":null,"complete":true,"missing":[]}"#;
+        let expected =
+            r#"{"sessions":[],"cursor":null,"complete":true,"missing":[],"missing_sessions":0}"#;
         assert_eq!(listing.to_string(), expected);
         let cursor = SessionId::MIN;
         for (query, expected) in [

@@ -283,6 +283,11 @@ impl Relay {
         peers.retain(|peer| after.is_none_or(|after| peer.pod >= after.pod));
         peers.sort_unstable_by_key(|peer| peer.pod);
         let mut peers = peers.into_iter();
+        let ask = |peer: Peer, limit| {
+            let from = after.filter(|after| after.pod == peer.pod);
+            let sessions = self.list_one(peer.pod, path.clone(), from, limit, grant.clone());
+            async move { (peer, sessions.await) }
+        };
         let mut asked = FuturesOrdered::new();
         loop {
             let left = limit - page.sessions.len();
@@ -290,24 +295,21 @@ impl Relay {
                 page.cursor = page.sessions.last().map(|info| info.id);
                 return Ok(page);
             }
-            let has_more = peers.len() > 0 && asked.len() < AHEAD_MAX;
-            let patience = if asked.is_empty() { Duration::ZERO } else { PATIENCE };
+            if asked.is_empty() {
+                let Some(peer) = peers.next() else { return Ok(page) };
+                asked.push_back(ask(peer, left));
+            }
+            let may_ask = peers.len() > 0 && asked.len() < AHEAD_MAX;
             tokio::select! {
-                biased;
-                Some((peer, answer)) = asked.next() => {
-                    let answer: Result<Vec<SessionInfo>, Refusal> = answer;
-                    match answer {
-                        Ok(sessions) => page.sessions.extend(sessions.into_iter().take(left)),
-                        Err(_) => page.missing.push(peer),
+                Some((peer, sessions)) = asked.next() => match sessions {
+                    Ok(sessions) => page.sessions.extend(sessions.into_iter().take(left)),
+                    Err(_) => page.missing.push(peer),
+                },
+                () = tokio::time::sleep(PATIENCE), if may_ask => {
+                    if let Some(peer) = peers.next() {
+                        asked.push_back(ask(peer, left));
                     }
                 }
-                () = tokio::time::sleep(patience), if has_more => {
-                    let Some(peer) = peers.next() else { continue };
-                    let from = after.filter(|after| after.pod == peer.pod);
-                    let sessions = self.list_one(peer.pod, path.clone(), from, left, grant.clone());
-                    asked.push_back(async move { (peer, sessions.await) });
-                }
-                else => return Ok(page),
             }
         }
     }
