@@ -18,7 +18,7 @@ use crate::broker::redis::{Redis, Unusable};
 use crate::config::{self, Drain, Settings, Source};
 use crate::gateway::{Gateway, tls};
 use crate::hub::Hub;
-use crate::hub::command::{Farewell, Sweep};
+use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::inbound::Inbound;
 use crate::hub::presence::Presence;
 use crate::lifecycle::Lifecycle;
@@ -91,6 +91,7 @@ impl App {
             presence: presence.clone(),
             metrics: metrics.clone(),
             frame_bytes_max: settings.relay.frame_bytes_max,
+            retry_within_ms: millis(settings.drain.retry_after),
         };
         let broker: Box<dyn Broker> = match settings.broker {
             Some(config) => {
@@ -161,7 +162,7 @@ impl App {
         self.lifecycle.draining().cancel();
         let ms = millis(self.drain.retry_after);
         let farewell = Farewell::RetryWithin { ms };
-        self.hub.sweep(&Sweep { configured: None, cause: Cause::Drain, farewell });
+        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
         let flushed = async {
             while self.hub.occupied() > 0 || self.events.has_waiting() {
                 tokio::time::sleep(LEAVE_POLL).await;

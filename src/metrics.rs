@@ -13,6 +13,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::proto::ask::Answer;
 use crate::proto::close::Cause;
 
 /// Upper edges in seconds: from one small fan-out (a few writes) to the slowest worth naming.
@@ -73,6 +74,20 @@ impl Unicasts {
             late: result("late"),
         }
     }
+
+    /// The counter of unicasts that were answered like this.
+    pub fn of(&self, answer: &Answer) -> &IntCounter {
+        match answer {
+            Answer::Delivered => &self.delivered,
+            Answer::Gone => &self.gone,
+            Answer::OutboxFull => &self.outbox_full,
+            Answer::Overloaded | Answer::Nothing | Answer::TooBig(_) => &self.refused,
+            // These answer something else: nothing is known of the unicast.
+            Answer::Info(_) | Answer::Closed | Answer::Sessions { .. } | Answer::Census(_) => {
+                &self.unknown
+            }
+        }
+    }
 }
 
 /// The way to all pods.
@@ -89,10 +104,13 @@ pub struct PathMetrics {
     pub opened: IntCounter,
     pub messages_in: IntCounter,
     pub published_http: IntCounter,
+    pub published_redis: IntCounter,
     pub deliveries: IntCounter,
     pub undelivered_slow: IntCounter,
     pub undelivered_closed: IntCounter,
     pub undelivered_overload: IntCounter,
+    pub undelivered_nothing: IntCounter,
+    pub undelivered_too_big: IntCounter,
     /// By close code, from 1000.
     closed: Vec<IntCounter>,
     closed_kick: IntCounter,
@@ -178,17 +196,21 @@ impl Metrics {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         let handles = paths.entry(text.clone()).or_insert_with(|| {
             let path = &[&**text];
+            let published = |source| self.published.with_label_values(&[&**text, source]);
             let undelivered = |reason| self.undelivered.with_label_values(&[&**text, reason]);
             let closed = |code: &str| self.closed.with_label_values(&[&**text, code]);
             Arc::new(PathMetrics {
                 sessions: self.sessions.with_label_values(path),
                 opened: self.opened.with_label_values(path),
                 messages_in: self.messages_in.with_label_values(path),
-                published_http: self.published.with_label_values(&[&**text, "http"]),
+                published_http: published("http"),
+                published_redis: published("redis"),
                 deliveries: self.deliveries.with_label_values(path),
                 undelivered_slow: undelivered("slow"),
                 undelivered_closed: undelivered("closed"),
                 undelivered_overload: undelivered("overload"),
+                undelivered_nothing: undelivered("nothing"),
+                undelivered_too_big: undelivered("too_big"),
                 closed: CODES.map(|code| closed(&code.to_string())).collect(),
                 closed_kick: closed("kick"),
                 closed_other: closed("other"),

@@ -5,22 +5,18 @@ mod support;
 use std::sync::Arc;
 
 use pathcast::broker::memory::Memory;
-use pathcast::broker::{Broker, Failure};
+use pathcast::broker::{Broker, Failure, Letter};
 use pathcast::proto::ask::{Answer, Ask};
-use pathcast::proto::msg::Content;
 use pathcast::proto::path::Path;
 use pathcast::proto::session_id::PodId;
-use support::brokered::{Heard, Pod, in_time, path, unicast};
+use support::brokered::{Heard, Pod, in_time, path, publish, unicast};
 use support::redis::Redis;
 use support::wait::eventually;
-use uuid::Uuid;
 
 /// What every broker has to pass. `broker` serves `own`, whose messages go to `pod`.
 async fn contract(broker: Arc<dyn Broker>, own: PodId, pod: Heard) {
     let (here, nowhere) = (path("/ws/here"), path("/ws/nowhere"));
-    let publish = |path: &Path, text: &str| {
-        broker.publish(Uuid::now_v7(), path.clone(), Content::text(text.into()))
-    };
+    let publish = |path: &Path, text: &str| publish(&*broker, path, text);
 
     // A subscription that is confirmed hears everything that is begun from then on.
     pod.want(&here);
@@ -39,7 +35,7 @@ async fn contract(broker: Arc<dyn Broker>, own: PodId, pod: Heard) {
     let mut asked = Vec::new();
     for number in 0..200 {
         if number % 3 == 0 {
-            asked.push(broker.ask(own, unicast(own, number)));
+            asked.push(broker.ask(unicast(own, number)));
             expected.push(format!("unicast {number}"));
         } else {
             published.push(publish(&here, &number.to_string()));
@@ -65,9 +61,10 @@ async fn contract(broker: Arc<dyn Broker>, own: PodId, pod: Heard) {
         let (broker, here) = (broker.clone(), here.clone());
         tokio::spawn(async move {
             for number in 0..100 {
-                let content = Content::text(format!("{publisher} {number}"));
-                let published = broker.publish(Uuid::now_v7(), here.clone(), content);
-                in_time(published).await.expect("published");
+                let text = format!("{publisher} {number}");
+                in_time(support::brokered::publish(&*broker, &here, text))
+                    .await
+                    .expect("published");
             }
         })
     });
@@ -86,14 +83,18 @@ async fn contract(broker: Arc<dyn Broker>, own: PodId, pod: Heard) {
     // A pod that cannot exist has no sessions; until that is proven, nothing is known.
     let other = PodId([0xee; 8]);
     let verdict = eventually("a proof", async || {
-        let verdict = in_time(broker.ask(other, unicast(other, 1))).await;
+        let verdict = in_time(broker.ask(unicast(other, 1))).await;
         Some(verdict).filter(|verdict| *verdict != Err(Failure::Unknown))
     });
     assert_eq!(verdict.await, Ok(Answer::Gone));
 
     // This pod is alive, and says so.
-    assert_eq!(in_time(broker.pods()).await, Ok(vec![own]));
-    assert_eq!(in_time(broker.ask(own, Ask::Census)).await, Ok(Answer::Census(Vec::new())));
+    let pods = in_time(broker.pods()).await.expect("it is there");
+    assert_eq!(pods.iter().map(|peer| peer.pod).collect::<Vec<_>>(), [own]);
+    assert_eq!(
+        in_time(broker.ask(Letter::new(own, Ask::Census))).await,
+        Ok(Answer::Census(Vec::new()))
+    );
 
     // Who has come as often as he left is not heard for; who has not, is.
     in_time(broker.subscribe(&here)).await.expect("subscribed");

@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
+use pathcast::broker::Receiver;
 use pathcast::hub::command::Command;
 use pathcast::proto::ask::{Answer, Reach};
 use pathcast::proto::grant::Grant;
 use pathcast::proto::msg::Content;
+use pathcast::proto::paths::{Configured, OnGap};
 use support::pod::{Deaf, Pod, path, roomy};
 use support::wait::{DEADLINE, until};
+use support::wire;
 use tokio::sync::oneshot;
 
 fn pod(change: impl FnOnce(&mut pathcast::hub::Config)) -> Pod {
@@ -161,4 +165,90 @@ fn one_who_closes_still_gets_what_was_broadcast_before() {
         client.read_to_end(&mut heard).expect("an end in good order");
         assert_eq!(heard, b"\x81\x09last word\x88\x02\x03\xe8", "round {round}");
     }
+}
+
+/// Reads whole frames up to a close frame; how many messages came before it.
+fn read_to_close(client: &mut std::net::TcpStream) -> (usize, u16, String) {
+    let (mut buffer, mut piece, mut messages) = (BytesMut::new(), vec![0; 1 << 16], 0);
+    loop {
+        match wire::take_frame(&mut buffer).expect("the server speaks RFC 6455") {
+            Some(frame) if frame.opcode == wire::CLOSE => {
+                let close = wire::parse_close(&frame.payload).expect("a right close frame");
+                let (code, reason) = close.expect("a code");
+                return (messages, code, reason);
+            }
+            Some(_) => messages += 1,
+            None => match client.read(&mut piece).expect("the close frame is still to come") {
+                0 => panic!("the connection ended after {messages} messages without a close"),
+                n => buffer.extend_from_slice(&piece[..n]),
+            },
+        }
+    }
+}
+
+#[track_caller]
+fn is_told_to_come_back((_, code, reason): &(usize, u16, String)) {
+    let ms = reason.strip_prefix("retry_after_ms=").and_then(|ms| ms.parse::<u64>().ok());
+    assert_eq!((*code, ms.is_some_and(|ms| ms <= 1_000)), (1012, true), "{reason}");
+}
+
+#[test]
+fn whom_a_gap_closes_is_closed_by_a_broadcast_that_his_shard_refused() {
+    let mut pod = pod(|config| {
+        config.mailbox_bytes_max = 1 << 20;
+        config.frame_bytes_max = 1 << 20;
+    });
+    let (mut patient, _) = pod.join(0);
+    pod.configured =
+        Arc::new(Configured { on_gap: OnGap::Close, ..Configured::clone(&pod.configured) });
+    let (mut elsewhere, _) = pod.join(1);
+    let overload = pod.metrics.path(pod.configured.pattern.text());
+    let publish = |number: usize, text: String| {
+        drop(pod.publish(path(number), Content::text(text)));
+    };
+    // Again and again: whoever comes later is told of what he misses, not of what was before him.
+    for round in 0..5 {
+        let (mut strict, _) = pod.join(0);
+        publish(0, format!("welcome {round}"));
+        let before = overload.undelivered_overload.get();
+        until("a refused broadcast", || {
+            (0..10).for_each(|_| publish(0, "x".repeat(300_000)));
+            overload.undelivered_overload.get() > before
+        });
+        let end = read_to_close(&mut strict);
+        is_told_to_come_back(&end);
+        assert!(end.0 >= 1, "what came before the gap comes before the close");
+        until("room", || !pod.hub.is_crowded());
+    }
+    publish(1, "well".into());
+    let mut heard = [0; 6];
+    elsewhere.read_exact(&mut heard).expect("a message");
+    assert_eq!(&heard, b"\x81\x04well");
+    publish(0, "last".into());
+    let heard = std::thread::spawn(move || {
+        let (mut all, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+        while !all.ends_with(b"\x81\x04last") {
+            let n = patient.read(&mut piece).expect("he stays");
+            assert!(n > 0, "he was not closed");
+            all.extend_from_slice(&piece[..n]);
+        }
+    });
+    heard.join().expect("everything that was taken");
+}
+
+#[test]
+fn a_gap_closes_whom_it_closes_on_every_shard_and_path() {
+    let mut pod = Pod::start(roomy(3), Arc::new(Deaf));
+    let (mut patient, _) = pod.join(0);
+    pod.configured =
+        Arc::new(Configured { on_gap: OnGap::Close, ..Configured::clone(&pod.configured) });
+    let mut strict: Vec<_> = (0..600).map(|number| pod.join(number % 7).0).collect();
+    pod.local().gap();
+    for client in &mut strict {
+        is_told_to_come_back(&read_to_close(client));
+    }
+    drop(pod.publish(path(0), Content::text("still here".into())));
+    let mut heard = [0; 12];
+    patient.read_exact(&mut heard).expect("a message");
+    assert_eq!(&heard[2..], b"still here");
 }

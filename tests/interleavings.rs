@@ -8,14 +8,13 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use pathcast::broker::{Broker, Pending};
+use pathcast::broker::{Broker, Letter, Pending};
 use pathcast::proto::ask::{Answer, Ask, Reach};
 use pathcast::proto::msg::Content;
 use pathcast::proto::session_id::SessionId;
 use proptest::prelude::*;
 use support::pod::{Deaf, POD, Pod, path as path_of, roomy};
 use support::wait::{DEADLINE, until};
-use uuid::Uuid;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -101,7 +100,7 @@ fn run(shards: usize, steps: &[Step]) {
         match *step {
             Step::Join { path, slow } => clients.push(Client::join(&pod, path, slow)),
             Step::Broadcast { path, size } => {
-                drop(pod.broker.publish(Uuid::nil(), path_of(path), content(number, size)));
+                drop(pod.publish(path_of(path), content(number, size)));
                 for client in clients.iter_mut().filter(|client| client.path == path) {
                     client.expected.push((number, size));
                 }
@@ -112,7 +111,10 @@ fn run(shards: usize, steps: &[Step]) {
                 client.expected.push((number, size));
                 let reach = Reach::Path(path_of(client.path));
                 let content = content(number, size);
-                verdicts.push(pod.broker.ask(POD, Ask::Unicast { to: client.id, reach, content }));
+                verdicts.push(
+                    pod.broker
+                        .ask(Letter::new(POD, Ask::Unicast { to: client.id, reach, content })),
+                );
             }
         }
     }

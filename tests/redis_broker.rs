@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use pathcast::broker::Failure;
+use pathcast::broker::{Failure, Letter, Peer};
 use pathcast::proto::ask::{Answer, Ask};
 use pathcast::proto::envelope::{Body, Envelope};
 use pathcast::proto::session_id::{PodId, SessionId};
@@ -85,8 +85,8 @@ async fn pods_hear_all_broadcasts_in_one_order_and_a_unicast_reaches_one() {
     assert_eq!(b.heard.lines(), ["unicast 1"]);
     assert_eq!(a.heard.lines(), [""; 0]);
     let mut pods = in_time(a.broker.pods()).await.expect("Redis answers");
-    pods.sort();
-    assert_eq!(pods, [A, B]);
+    pods.sort_by_key(|peer| peer.pod);
+    assert_eq!(pods, [A, B].map(|pod| Peer { pod, sessions: Some(0) }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,11 +127,14 @@ async fn a_question_that_comes_too_late_is_dropped_and_counted() {
         Envelope { id: Uuid::nil(), published_ms: 0, traceparent: None, body }.encode()
     };
     let inbox = format!("pathcast:pod:{B}");
-    assert_eq!(server.publish(&inbox, &ask(now_ms - 5_000, unicast(B, "late"))), 1);
-    server.publish(&inbox, &ask(now_ms + 1_000, unicast(B, "in time")));
+    assert_eq!(server.publish(&inbox, &ask(now_ms - 5_000, unicast(B, "late").ask)), 1);
+    server.publish(&inbox, &ask(now_ms + 1_000, unicast(B, "in time").ask));
     assert_eq!(b.heard.wait(1).await, ["unicast in time"]);
     assert_eq!(b.metrics.unicasts.late.get(), 1);
-    assert_eq!(in_time(a.broker.ask(B, Ask::Census)).await, Ok(Answer::Census(vec![])));
+    assert_eq!(
+        in_time(a.broker.ask(Letter::new(B, Ask::Census))).await,
+        Ok(Answer::Census(vec![]))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,7 +278,7 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     let pod = Pod::start_at(A, &url).await;
     pod.subscribe(&path("/ws/here")).await;
     works_again(&[&pod]).await;
-    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![A]));
+    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(0) }]));
     let dry_run =
         |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
     assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");

@@ -33,6 +33,7 @@ use crate::api::{Scope, State, body, publish};
 use crate::proto::ask::Reach;
 use crate::proto::msg::{Address, Msg};
 use crate::proto::session_id::SessionId;
+use crate::proto::traceparent::Traceparent;
 use crate::relay::Refusal;
 
 /// Items begun and not answered yet, for each request.
@@ -132,7 +133,8 @@ async fn batch(
     let (parts, body) = request.into_parts();
     Parameters::parse(&parts.uri, &[])?;
     let form = body::form(&parts.headers, &[Form::Json, Form::Ndjson], HINT)?;
-    let door = Door { state: state.clone(), caller };
+    let traceparent = publish::traceparent(&parts.headers);
+    let door = Door { state: state.clone(), caller, traceparent };
     let (bytes_max, limit) = (state.config.batch_bytes_max, "batch_bytes_max");
     let body = if form == Form::Json {
         let whole = body::whole(body, &parts.headers, &state.bodies, bytes_max, limit).await?;
@@ -187,6 +189,8 @@ fn results(door: Door, items: impl Items) -> impl Stream<Item = Vec<u8>> + Send 
 struct Door {
     state: State,
     caller: Caller,
+    /// Of the request, and so of each item.
+    traceparent: Option<Traceparent>,
 }
 
 impl Door {
@@ -212,11 +216,11 @@ impl Door {
         let door = self.clone();
         Ok(match msg.session {
             Address::All => {
-                let receipt = relay.publish(target.path.clone(), msg.content);
+                let receipt = relay.publish(target.path.clone(), msg.content, door.traceparent);
                 Box::pin(async move {
                     match receipt.await {
                         Ok(receipt) => {
-                            let Door { state, caller } = &door;
+                            let Door { state, caller, .. } = &door;
                             let accepted = publish::accepted(state, caller, &target.path, receipt);
                             Outcome::Accepted { status: 202, accepted }
                         }
@@ -226,7 +230,8 @@ impl Door {
             }
             Address::One(id) => {
                 let id = SessionId::parse(&id).ok_or(Refusal::Gone)?;
-                let verdict = relay.unicast(id, Reach::Path(target.path), msg.content);
+                let verdict =
+                    relay.unicast(id, Reach::Path(target.path), msg.content, door.traceparent);
                 Box::pin(async move {
                     match verdict.await {
                         Ok(()) => Outcome::Delivered { status: 200, delivered: Delivered::YES },

@@ -232,6 +232,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));
     let presence = Arc::new(Presence::new(hub.shards()));
     let local = Local {
+        retry_within_ms: 1_000,
         hub: hub.clone(),
         presence: presence.clone(),
         metrics: metrics.clone(),

@@ -12,6 +12,7 @@ use utoipa::openapi::schema::Type;
 
 use crate::api::auth::{Access, Caller};
 use crate::api::call::Call;
+use crate::api::coverage::Coverage;
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State};
@@ -61,6 +62,8 @@ struct Listing {
     /// To be given back for the next part; null after the last.
     #[schema(required = true)]
     cursor: Option<String>,
+    #[serde(flatten)]
+    coverage: Coverage,
 }
 
 pub fn calls() -> Vec<Call> {
@@ -89,7 +92,8 @@ async fn list(
         let one = Known::from(&**configured);
         known.insert(one.path.clone(), one);
     }
-    for live in state.relay.census().await? {
+    let census = state.relay.census().await?;
+    for live in census.paths {
         let path = live.path.as_str();
         if let Some(configured) = known.get_mut(&*live.configured) {
             configured.sessions += live.sessions;
@@ -109,7 +113,8 @@ async fn list(
     let paths: Vec<_> = known.into_values().take(limit).collect();
     let last = paths.last().filter(|_| more);
     let cursor = last.map(|last| URL_SAFE_NO_PAD.encode(&last.path));
-    Ok(Json(Listing { paths, cursor }))
+    let coverage = Coverage::new(&census.missing, &caller.grant);
+    Ok(Json(Listing { paths, cursor, coverage }))
 }
 
 fn last_path(cursor: &str) -> Result<String, Problem> {

@@ -20,6 +20,7 @@ use crate::proto::msg::{Address, Msg};
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, Paths};
 use crate::proto::session_id::SessionId;
+use crate::proto::traceparent::Traceparent;
 use crate::relay::{Receipt, Refusal};
 
 const PREFIX: &str = "/v1/publish";
@@ -164,6 +165,7 @@ async fn publish(
     let mut parameters = Parameters::parse(&parts.uri, &["session"])?;
     let target = Target::resolve(&state.relay.paths(), &caller, raw)?;
     let (mut msg, _held) = read(&state, &parts.headers, body).await?;
+    let traceparent = traceparent(&parts.headers);
     if let Some(id) = parameters.take("session") {
         address(&mut msg, id, "?session=")?;
     }
@@ -171,13 +173,14 @@ async fn publish(
     state.relay.room().await?;
     Ok(match msg.session {
         Address::All => {
-            let receipt = state.relay.publish(target.path.clone(), msg.content).await?;
+            let receipt =
+                state.relay.publish(target.path.clone(), msg.content, traceparent).await?;
             let accepted = accepted(&state, &caller, &target.path, receipt);
             (StatusCode::ACCEPTED, Json(accepted)).into_response()
         }
         Address::One(id) => {
             let id = SessionId::parse(&id).ok_or(Refusal::Gone)?;
-            state.relay.unicast(id, Reach::Path(target.path), msg.content).await?;
+            state.relay.unicast(id, Reach::Path(target.path), msg.content, traceparent).await?;
             Json(Delivered::YES).into_response()
         }
     })
@@ -194,6 +197,14 @@ pub async fn read(
     let whole = body::whole(body, headers, &state.bodies, bytes_max, "publish_bytes_max").await?;
     let msg = body::msg(form, whole.bytes.clone())?;
     Ok((msg, whole))
+}
+
+/// Whose call a request belongs to. What is malformed, or there twice, is as if it were not there
+/// (W3C Trace Context, 3.2.2 and 4.3).
+pub fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    Traceparent::parse(value.to_str().ok()?)
 }
 
 /// Gives a msg the session that the URL names, unless it names another one itself.

@@ -16,6 +16,7 @@ use utoipa::openapi::schema::Type;
 
 use crate::api::auth::{Access, Caller};
 use crate::api::call::Call;
+use crate::api::coverage::Coverage;
 use crate::api::problem::{Kind, Problem};
 use crate::api::publish::{Delivered, address};
 use crate::api::query::Parameters;
@@ -68,10 +69,8 @@ struct Listing {
     /// To be given back for the next part; null after the last.
     #[schema(required = true)]
     cursor: Option<String>,
-    /// Whether every pod answered.
-    complete: bool,
-    /// The pods that did not.
-    missing: Vec<String>,
+    #[serde(flatten)]
+    coverage: Coverage,
 }
 
 /// A session was closed.
@@ -140,12 +139,11 @@ async fn list(
             return Err(publish::unknown(&paths, &caller, path));
         }
     }
-    let page = state.relay.list(path, after, limit, caller.grant).await?;
+    let page = state.relay.list(path, after, limit, caller.grant.clone()).await?;
     Ok(Json(Listing {
         sessions: page.sessions.into_iter().map(Session::from).collect(),
         cursor: page.cursor.map(|cursor| cursor.to_string()),
-        complete: page.missing.is_empty(),
-        missing: page.missing.iter().map(ToString::to_string).collect(),
+        coverage: Coverage::new(&page.missing, &caller.grant),
     }))
 }
 
@@ -171,7 +169,8 @@ async fn send(
     let Address::One(id) = msg.session else { return Err(Refusal::Gone.into()) };
     let id = SessionId::parse(&id).ok_or(Refusal::Gone)?;
     state.relay.room().await?;
-    state.relay.unicast(id, Reach::Granted(caller.grant), msg.content).await?;
+    let traceparent = publish::traceparent(&parts.headers);
+    state.relay.unicast(id, Reach::Granted(caller.grant), msg.content, traceparent).await?;
     Ok(Json(Delivered::YES))
 }
 
@@ -303,7 +302,8 @@ mod tests {
     async fn a_listing_tells_where_to_go_on_and_who_is_missing() {
         let door = Door::keyless();
         let listing = door.get("/v1/sessions?path=/ws/rooms/{room}&limit=1").await.json();
-        let expected = r#"{"sessions":[],"cursor":null,"complete":true,"missing":[]}"#;
+        let expected =
+            r#"{"sessions":[],"cursor":null,"complete":true,"missing":[],"missing_sessions":0}"#;
         assert_eq!(listing.to_string(), expected);
         let cursor = SessionId::MIN;
         for (query, expected) in [

@@ -6,11 +6,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use uuid::Uuid;
-
-use crate::broker::{Broker, Outage, Pending, Receiver};
-use crate::proto::ask::{Answer, Ask};
-use crate::proto::msg::Content;
+use crate::broker::{Broker, Letter, Outage, Peer, Pending, Publication, Receiver};
+use crate::proto::ask::Answer;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
 
@@ -37,20 +34,23 @@ impl<R: Receiver> Broker for Memory<R> {
 
     fn unsubscribe(&self, _path: &Path) {}
 
-    fn publish(&self, _id: Uuid, path: Path, content: Content) -> Pending<u64> {
+    fn publish(&self, publication: Publication) -> Pending<u64> {
+        let Publication { path, content, .. } = publication;
         let heard = self.in_order(|receiver| receiver.broadcast(&path, &content));
         Box::pin(std::future::ready(Ok(u64::from(heard))))
     }
 
-    fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer> {
-        if pod != self.pod {
+    fn ask(&self, letter: Letter) -> Pending<Answer> {
+        let Letter { to, ask, .. } = letter;
+        if to != self.pod {
             return Box::pin(std::future::ready(Ok(Answer::Gone)));
         }
         self.in_order(|receiver| receiver.ask(ask))
     }
 
-    fn pods(&self) -> Pending<Vec<PodId>> {
-        Box::pin(std::future::ready(Ok(vec![self.pod])))
+    fn pods(&self) -> Pending<Vec<Peer>> {
+        let own = Peer { pod: self.pod, sessions: None };
+        Box::pin(std::future::ready(Ok(vec![own])))
     }
 
     fn outage(&self) -> Outage {

@@ -13,6 +13,7 @@ use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::traceparent::Traceparent;
 
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
@@ -35,18 +36,52 @@ pub trait Broker: Send + Sync {
     /// A session that wanted `path` does so no more: one call for each of `subscribe`.
     fn unsubscribe(&self, path: &Path);
 
-    /// Resolves to the number of pods that got it: a hint. `id` goes with it.
-    fn publish(&self, id: Uuid, path: Path, content: Content) -> Pending<u64>;
+    /// Resolves to the number of pods that got it: a hint.
+    fn publish(&self, publication: Publication) -> Pending<u64>;
 
-    /// `pod` may be this pod. [`Answer::Gone`] for a pod that proves to live no more, or never to
+    /// It may be for this pod. [`Answer::Gone`] for a pod that proves to live no more, or never to
     /// have lived; while that is not proven, [`Failure::Unknown`].
-    fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer>;
+    fn ask(&self, letter: Letter) -> Pending<Answer>;
 
     /// Every pod alive, this one included.
-    fn pods(&self) -> Pending<Vec<PodId>>;
+    fn pods(&self) -> Pending<Vec<Peer>>;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
+}
+
+/// A broadcast on its way; all of it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    pub id: Uuid,
+    pub path: Path,
+    pub content: Content,
+    /// Whose call it belongs to.
+    pub traceparent: Option<Traceparent>,
+}
+
+/// A question on its way to a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    pub to: PodId,
+    pub ask: Ask,
+    /// Whose call it belongs to.
+    pub traceparent: Option<Traceparent>,
+}
+
+impl Letter {
+    /// One that belongs to nobody's call.
+    pub fn new(to: PodId, ask: Ask) -> Letter {
+        Letter { to, ask, traceparent: None }
+    }
+}
+
+/// A pod that lives, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    pub pod: PodId,
+    /// How many sessions it had when it was last heard of; `None` where nobody tells.
+    pub sessions: Option<u64>,
 }
 
 /// Whether a broker is away.
@@ -69,6 +104,9 @@ pub enum Failure {
 /// What a broker hands its pod's messages to. Calls come one at a time, in the broker's order, and
 /// never wait.
 pub trait Receiver: Send + Sync + 'static {
+    /// What comes next for `path` was published by somebody who is no pod: no door has counted it.
+    fn published(&self, path: &Path);
+
     /// Whether anybody here wanted it.
     fn broadcast(&self, path: &Path, content: &Content) -> bool;
 

@@ -20,7 +20,7 @@ use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, bounded, keys, wire};
 use crate::gateway;
 use crate::hub;
-use crate::proto::paths::{Configured, Invalid, Origins, Paths, Pattern};
+use crate::proto::paths::{Configured, Invalid, OnGap, Origins, Paths, Pattern};
 use crate::relay;
 use crate::trace;
 
@@ -333,6 +333,10 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 origins: match &written.origins {
                     Some(written) => Some(origins(written, &at.key("origins"))?),
                     None => None,
+                },
+                on_gap: match written.on_gap {
+                    wire::OnGap::Ignore => OnGap::Ignore,
+                    wire::OnGap::Close => OnGap::Close,
                 },
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
             })

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::grant::{Glob, Grant};
-use crate::proto::paths::{Configured, Origins, Pattern};
+use crate::proto::paths::{Configured, OnGap, Origins, Pattern};
 use crate::trace::Format;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
@@ -157,6 +157,7 @@ fn every_setting_gets_to_its_part() {
         idle = "1h"
         subprotocols = ["v2", "v1"]
         origins = ["*"]
+        on_gap = "close"
         [[path]]
         path = "/ws/{x}"
         concrete_paths_max = 17
@@ -216,6 +217,7 @@ fn every_setting_gets_to_its_part() {
         idle: Some(second(3600)),
         subprotocols: vec!["v2".into(), "v1".into()],
         origins: Some(Origins::Any),
+        on_gap: OnGap::Close,
         concrete_paths_max: 14,
         ..Configured::new(pattern("/ws/rooms/{room}"))
     };
@@ -274,6 +276,7 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_path("echo = \"yes\"", &["f.toml:3:8: expected true or false"]);
     bad_path("heartbeat = \"0s\"", &["f.toml:3:13: ", "say \"off\""]);
     bad_path("idle = 0", &["f.toml:3:8: ", "say \"off\""]);
+    bad_path("on_gap = \"closed\"", &["f.toml:3:10: "]);
     bad_path("subprotocols = \"a\"", &["f.toml:3:16: expected a list"]);
     bad_path("concrete_paths_max = 0", &["f.toml:3:22: 0 is not"]);
 }

@@ -235,11 +235,23 @@ pub struct Path {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>")]
     pub origins: Option<Vec<String>>,
+    /// What becomes of a client that may have missed messages: nothing, or it is closed with 1012
+    /// and comes back.
+    #[serde(default)]
+    pub on_gap: OnGap,
     /// Concrete paths of this pattern that this pod holds at once, in place of
     /// limits.concrete_paths_max.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "usize", range(min = 1, max = 10_000_000))]
     pub concrete_paths_max: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    #[default]
+    Ignore,
+    Close,
 }
 
 impl Default for Clients {

@@ -13,7 +13,7 @@ use crate::proto::close::{Cause, Close};
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
-use crate::proto::paths::Configured;
+use crate::proto::paths::{Configured, OnGap};
 use crate::proto::session_id::SessionId;
 
 pub type Reply = oneshot::Sender<Answer>;
@@ -67,7 +67,7 @@ pub enum Command {
         grant: Grant,
         reply: Reply,
     },
-    /// End all sessions of a configured path, or of all, a slice at a time.
+    /// End many sessions, a slice at a time.
     Sweep(Sweep),
     /// End the shard, its sockets with it.
     Stop,
@@ -94,10 +94,22 @@ pub struct Greeting {
 
 #[derive(Debug, Clone)]
 pub struct Sweep {
-    /// The text of a configured path; `None`: every session.
-    pub configured: Option<Arc<str>>,
+    pub whom: Whom,
     pub cause: Cause,
     pub farewell: Farewell,
+}
+
+/// Which sessions a sweep ends. One that waits for its socket may have been told that it is open, so
+/// it is meant as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    Everybody,
+    /// All of a configured path, by its text.
+    Configured(Arc<str>),
+    /// Those that a gap closes, by the settings that they came with.
+    Gap,
+    /// The same on one concrete path.
+    GapOn(Path),
 }
 
 /// What a swept session is told.
@@ -108,6 +120,19 @@ pub enum Farewell {
     RetryWithin {
         ms: u64,
     },
+}
+
+impl Whom {
+    /// Whether a session on this path, that came with these settings, is meant.
+    pub fn means(&self, path: &Path, configured: &Configured) -> bool {
+        let closes = configured.on_gap == OnGap::Close;
+        match self {
+            Whom::Everybody => true,
+            Whom::Configured(text) => configured.pattern.text() == text,
+            Whom::Gap => closes,
+            Whom::GapOn(meant) => closes && meant == path,
+        }
+    }
 }
 
 impl Command {

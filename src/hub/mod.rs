@@ -190,15 +190,15 @@ impl Hub {
         let _ = self.tell(&id, Command::Abandon { id });
     }
 
-    /// Hands frames to the shards named; how many of them had no room for it.
-    pub fn broadcast(&self, path: &Path, frames: &Frames, shards: &[usize]) -> usize {
+    /// Hands frames to the shards named; those of them that had no room for it.
+    pub fn broadcast(&self, path: &Path, frames: &Frames, shards: &[usize]) -> Vec<usize> {
         let at = Instant::now();
-        let refused = |&&number: &&usize| {
+        let refused = |&number: &usize| {
             let frames = frames.clone();
             let command = Command::Broadcast { path: path.clone(), frames, at };
             self.shards[number].mailbox.push(command).is_err()
         };
-        shards.iter().filter(refused).count()
+        shards.iter().copied().filter(refused).collect()
     }
 
     /// Puts a command about one session before its shard. An id of a shard that does not exist is

@@ -26,10 +26,17 @@ struct Known {
 #[derive(Debug)]
 struct Entry {
     configured: Arc<str>,
-    /// By shard.
-    sessions: Box<[u32]>,
-    /// Of those, on a path with `wholemsg`.
+    shards: Box<[Here]>,
+    /// Of its sessions, on a path with `wholemsg`.
     whole: u32,
+}
+
+/// One shard's part of a path.
+#[derive(Debug, Clone, Copy, Default)]
+struct Here {
+    sessions: u32,
+    /// Whether somebody came, since it was last asked, whom a gap closes.
+    minds_gap: bool,
 }
 
 /// Where a broadcast has to go.
@@ -71,10 +78,10 @@ impl Presence {
         }
         let entry = known.paths.entry(path.clone()).or_insert_with(|| Entry {
             configured: configured.pattern.text().clone(),
-            sessions: vec![0; self.shards].into(),
+            shards: vec![Here::default(); self.shards].into(),
             whole: 0,
         });
-        entry.sessions[shard] += 1;
+        entry.shards[shard].sessions += 1;
         entry.whole += u32::from(configured.wholemsg);
         Ok(())
     }
@@ -83,9 +90,9 @@ impl Presence {
     pub fn depart(&self, path: &Path, configured: &Configured, shard: usize) {
         let known = &mut *self.lock();
         let Some(entry) = known.paths.get_mut(path) else { return };
-        entry.sessions[shard] -= 1;
+        entry.shards[shard].sessions -= 1;
         entry.whole -= u32::from(configured.wholemsg);
-        let is_last = entry.sessions.iter().all(|&sessions| sessions == 0);
+        let is_last = entry.shards.iter().all(|here| here.sessions == 0);
         if is_last
             && let Some(entry) = known.paths.remove(path)
             && let Some(concrete) = known.concrete.get_mut(&entry.configured)
@@ -94,19 +101,40 @@ impl Presence {
         }
     }
 
+    /// A session that a gap closes has its place in its shard: whatever that shard refuses from now
+    /// on, it misses.
+    pub fn mind_gap(&self, path: &Path, shard: usize) {
+        if let Some(entry) = self.lock().paths.get_mut(path) {
+            entry.shards[shard].minds_gap = true;
+        }
+    }
+
+    /// Whether such a session came since this was last asked. So what has been told to close all who
+    /// were there is told again only when somebody new is.
+    pub fn take_gap_minder(&self, path: &Path, shard: usize) -> bool {
+        let mut known = self.lock();
+        let entry = known.paths.get_mut(path);
+        entry.is_some_and(|entry| std::mem::take(&mut entry.shards[shard].minds_gap))
+    }
+
     /// `None`: nobody is there.
     pub fn audience(&self, path: &Path) -> Option<Audience> {
         let known = self.lock();
         let entry = known.paths.get(path)?;
-        let is_there = |&(_, &sessions): &(usize, &u32)| sessions > 0;
-        let shards = entry.sessions.iter().enumerate().filter(is_there).map(|(at, _)| at).collect();
-        let all: u32 = entry.sessions.iter().sum();
+        let is_there = |(_, here): &(usize, &Here)| here.sessions > 0;
+        let shards = entry.shards.iter().enumerate().filter(is_there).map(|(at, _)| at).collect();
+        let all: u32 = entry.shards.iter().map(|here| here.sessions).sum();
         Some(Audience {
             configured: entry.configured.clone(),
             shards,
             payload: all > entry.whole,
             whole: entry.whole > 0,
         })
+    }
+
+    /// The configured path of those who are on this one; `None`: nobody is.
+    pub fn configured(&self, path: &Path) -> Option<Arc<str>> {
+        self.lock().paths.get(path).map(|entry| entry.configured.clone())
     }
 
     /// The `most` paths before `path` in their order, and as many behind it.
@@ -131,6 +159,6 @@ fn count((path, entry): (&Path, &Entry)) -> PathCount {
     PathCount {
         path: path.clone(),
         configured: entry.configured.clone(),
-        sessions: entry.sessions.iter().copied().map(u64::from).sum(),
+        sessions: entry.shards.iter().map(|here| u64::from(here.sessions)).sum(),
     }
 }

@@ -154,6 +154,13 @@ impl Rooms {
         }
     }
 
+    /// The slots of those on a path, in the order of arrival.
+    pub fn members(&self, path: &Path) -> impl Iterator<Item = usize> {
+        let rooms = [false, true].map(|wholemsg| self.index.get(&(path.clone(), wholemsg)));
+        let places = rooms.into_iter().flatten().flat_map(|&at| &self.slab[at].places);
+        places.filter(|&&slot| slot != NOBODY).map(|&slot| slot as usize)
+    }
+
     /// Queues a broadcast in the form that each room of the path needs.
     pub fn broadcast(&mut self, path: &Path, frames: Frames, since: Instant) {
         let mut key = (path.clone(), false);

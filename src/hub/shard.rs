@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
-use crate::hub::command::{Command, Farewell, Reply, Sweep};
+use crate::hub::command::{Command, Farewell, Reply, Sweep, Whom};
 use crate::hub::mailbox::Post;
 use crate::hub::reading;
 use crate::hub::room::{Part, Rooms};
@@ -259,11 +259,14 @@ impl Shard {
 
     fn begin_sweep(&mut self, sweep: Sweep) {
         let meant = |slot: &usize| {
-            let configured = self.sessions.at(*slot).map(|session| &session.configured);
-            let is_of = |text: &Arc<str>| configured.is_some_and(|one| one.pattern.text() == text);
-            sweep.configured.as_ref().is_none_or(is_of)
+            let session = self.sessions.at(*slot);
+            session.is_some_and(|session| sweep.whom.means(&session.path, &session.configured))
         };
-        let slots = self.sessions.walk(None).filter(meant).collect();
+        let slots = match &sweep.whom {
+            // A lively path may be swept again and again: the others need not be looked at.
+            Whom::GapOn(path) => self.rooms.members(path).filter(meant).collect(),
+            _ => self.sessions.walk(None).filter(meant).collect(),
+        };
         self.sweeps.push_back((sweep, slots));
     }
 
@@ -277,8 +280,7 @@ impl Shard {
                 return;
             };
             let Some(session) = self.sessions.at(slot) else { continue };
-            let is_of = |text: &Arc<str>| session.configured.pattern.text() == text;
-            if sweep.configured.as_ref().is_none_or(is_of) {
+            if sweep.whom.means(&session.path, &session.configured) {
                 let close = match &sweep.farewell {
                     Farewell::Fixed(close) => close.clone(),
                     Farewell::RetryWithin { ms } => {

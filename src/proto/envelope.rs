@@ -17,13 +17,11 @@ use crate::proto::grant::{Glob, Grant};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::traceparent::Traceparent;
 use crate::proto::wire::{Malformed, Reader, Writer};
 
 /// The first byte of every envelope of this version.
 pub const VERSION: u8 = 0x01;
-
-/// The length of a `traceparent` (W3C Trace Context, section 3.2), in bytes.
-pub const TRACEPARENT_BYTES_MAX: usize = 55;
 
 /// Into this fits all but contents and lists.
 const USUAL_BYTES: usize = 256;
@@ -33,8 +31,7 @@ pub struct Envelope {
     pub id: Uuid,
     /// When it was published, Unix time in milliseconds by the publisher's clock.
     pub published_ms: u64,
-    /// At most [`TRACEPARENT_BYTES_MAX`].
-    pub traceparent: Option<String>,
+    pub traceparent: Option<Traceparent>,
     pub body: Body,
 }
 
@@ -79,8 +76,8 @@ impl Envelope {
             Body::Ping { .. } => 4,
         });
         out.raw(self.id.as_bytes()).u64(self.published_ms);
-        out.optional(self.traceparent.as_deref(), |out, text| {
-            out.text(text);
+        out.optional(self.traceparent, |out, traceparent| {
+            out.text(traceparent.as_str());
         });
         match &self.body {
             Body::Broadcast(content) => content.write(&mut out),
@@ -111,10 +108,7 @@ impl Envelope {
         let kind = from.byte()?;
         let id = Uuid::from_bytes(from.array()?);
         let published_ms = from.u64()?;
-        let traceparent = from.optional(Reader::string)?;
-        if traceparent.as_ref().is_some_and(|text| text.len() > TRACEPARENT_BYTES_MAX) {
-            return Err(Malformed("a trace context that is too long"));
-        }
+        let traceparent = from.optional(read_traceparent)?;
         let body = match kind {
             1 => Body::Broadcast(Content::read(&mut from)?),
             2 => Body::Ask {
@@ -284,6 +278,12 @@ fn write_id(out: &mut Writer, id: Option<&SessionId>) {
 
 fn read_id(from: &mut Reader) -> Result<SessionId, Malformed> {
     Ok(SessionId::of_bytes(from.array()?))
+}
+
+fn read_traceparent(from: &mut Reader) -> Result<Traceparent, Malformed> {
+    let text = from.string()?;
+    let traceparent = Traceparent::parse(&text).filter(|parsed| parsed.as_str() == text);
+    traceparent.ok_or(Malformed("a trace context that is none"))
 }
 
 fn read_path(from: &mut Reader) -> Result<Path, Malformed> {

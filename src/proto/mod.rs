@@ -22,4 +22,5 @@ pub mod pulse;
 pub mod session;
 pub mod session_id;
 pub mod spelling;
+pub mod traceparent;
 pub mod wire;

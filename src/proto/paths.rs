@@ -27,8 +27,19 @@ pub struct Configured {
     pub subprotocols: Vec<String>,
     /// Whose pages may connect. `None`: what the listener says.
     pub origins: Option<Origins>,
+    /// What becomes of a session when it may have missed broadcasts.
+    pub on_gap: OnGap,
     /// How many concrete paths of a pattern this pod holds at once.
     pub concrete_paths_max: usize,
+}
+
+/// What becomes of a session when it may have missed broadcasts: the way to all pods broke, or its
+/// shard had no room for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    Ignore,
+    /// It is closed, so that it comes back and asks for what it needs.
+    Close,
 }
 
 /// Which `Origin`s may open a path (docs/configuration.md). A missing `Origin` is always allowed: it is no
@@ -186,6 +197,7 @@ impl Configured {
             idle: None,
             subprotocols: Vec::new(),
             origins: None,
+            on_gap: OnGap::Ignore,
             concrete_paths_max: 10_000,
         }
     }

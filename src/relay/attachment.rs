@@ -10,7 +10,7 @@ use crate::hub::command::Greeting;
 use crate::hub::presence::TooManyPaths;
 use crate::hub::socket::Socket;
 use crate::proto::path::Path;
-use crate::proto::paths::Configured;
+use crate::proto::paths::{Configured, OnGap};
 use crate::proto::session_id::SessionId;
 use crate::relay::Relay;
 
@@ -53,6 +53,9 @@ impl Attachment {
         }
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
+        if configured.on_gap == OnGap::Close {
+            relay.presence.mind_gap(path, shard);
+        }
         let attachment = Attachment { relay: relay.clone(), id, is_open: false };
         let subscribed = relay.broker.subscribe(path);
         // Looked at only now: whoever changes one of these sweeps the sessions afterwards, so

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::broker::{Failure, Pending, Receiver};
 use crate::hub::Hub;
-use crate::hub::command::{Command, Frames};
+use crate::hub::command::{Command, Farewell, Frames, Sweep, Whom};
 use crate::hub::presence::Presence;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, SessionInfo};
+use crate::proto::close::Cause;
 use crate::proto::frame;
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
@@ -23,21 +23,53 @@ pub struct Local {
     pub metrics: Arc<Metrics>,
     /// What a msg may become as a frame.
     pub frame_bytes_max: usize,
+    /// Whom a gap closes comes back after a random time up to this.
+    pub retry_within_ms: u64,
+}
+
+impl Local {
+    /// Ends those whom a gap closes.
+    fn after_gap(&self, whom: Whom) -> Sweep {
+        let farewell = Farewell::RetryWithin { ms: self.retry_within_ms };
+        Sweep { whom, cause: Cause::Gap, farewell }
+    }
 }
 
 impl Receiver for Local {
+    fn published(&self, path: &Path) {
+        if let Some(configured) = self.presence.configured(path) {
+            self.metrics.path(&configured).published_redis.inc();
+        }
+    }
+
     fn broadcast(&self, path: &Path, content: &Content) -> bool {
         let Some(audience) = self.presence.audience(path) else { return false };
-        let form = |is_needed: bool, wholemsg: bool| -> Option<Bytes> {
-            let (kind, payload) = is_needed.then(|| content.frame(wholemsg))??;
-            (payload.len() <= self.frame_bytes_max).then(|| frame::encode(kind, &payload))
+        let undelivered = || self.metrics.path(&audience.configured);
+        let form = |wholemsg: bool| match content.frame(wholemsg) {
+            None => {
+                undelivered().undelivered_nothing.inc();
+                None
+            }
+            Some((_, payload)) if payload.len() > self.frame_bytes_max => {
+                undelivered().undelivered_too_big.inc();
+                None
+            }
+            Some((kind, payload)) => Some(frame::encode(kind, &payload)),
         };
-        let frames =
-            Frames { payload: form(audience.payload, false), whole: form(audience.whole, true) };
+        let frames = Frames {
+            payload: audience.payload.then(|| form(false)).flatten(),
+            whole: audience.whole.then(|| form(true)).flatten(),
+        };
         let refused = self.hub.broadcast(path, &frames, &audience.shards);
-        if refused > 0 {
-            let metrics = self.metrics.path(&audience.configured);
-            metrics.undelivered_overload.inc_by(refused as u64);
+        if !refused.is_empty() {
+            undelivered().undelivered_overload.inc_by(refused.len() as u64);
+        }
+        for shard in refused {
+            if self.presence.take_gap_minder(path, shard) {
+                let sweep = self.after_gap(Whom::GapOn(path.clone()));
+                // Without bytes, so it always fits.
+                let _ = self.hub.tell_shard(shard, Command::Sweep(sweep));
+            }
         }
         true
     }
@@ -77,6 +109,7 @@ impl Receiver for Local {
 
     fn gap(&self) {
         tracing::warn!("broadcasts may have been missed while the broker was away");
+        self.hub.sweep(&self.after_gap(Whom::Gap));
     }
 }
 

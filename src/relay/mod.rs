@@ -12,14 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::{Listener, Sse, Topic};
-use crate::broker::{Broker, Failure, Outage};
+use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication};
 use crate::hub::Hub;
-use crate::hub::command::{Farewell, Sweep};
+use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
@@ -30,6 +33,7 @@ use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::spelling::bounded;
+use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
 
 /// How long a publisher waits for a crowded pod before it is refused.
@@ -37,6 +41,14 @@ const CROWDED_WAIT: Duration = Duration::from_secs(1);
 
 /// How often it looks meanwhile: a mailbox drains a megabyte in less.
 const CROWDED_POLL: Duration = Duration::from_millis(5);
+
+/// How long a listing waits for one pod before it asks the next one as well: a pod that lives answers
+/// sooner.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Pods that a listing asks ahead, so that a few dead ones cost one timeout together, and what they
+/// all answer stays bounded.
+const AHEAD_MAX: usize = 16;
 
 /// Of how many paths on either side, in the order of paths, the nearest one is picked: telling it
 /// is a courtesy, and publishing to empty paths is ordinary.
@@ -88,8 +100,15 @@ pub struct Page {
     pub sessions: Vec<SessionInfo>,
     /// Where the next page goes on; `None` after the last.
     pub cursor: Option<SessionId>,
-    /// Pods that did not answer.
-    pub missing: Vec<PodId>,
+    /// Pods that did not answer, in the order of their ids.
+    pub missing: Vec<Peer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Census {
+    pub paths: Vec<PathCount>,
+    /// Pods that did not answer, in the order of their ids.
+    pub missing: Vec<Peer>,
 }
 
 /// The parts that the relay brings together; made by the app.
@@ -135,7 +154,7 @@ impl Relay {
             let text = old.pattern.text();
             if paths.named(text).is_none() {
                 self.hub.sweep(&Sweep {
-                    configured: Some(text.clone()),
+                    whom: Whom::Configured(text.clone()),
                     cause: Cause::Server,
                     farewell: Farewell::Fixed(Close::new(1001, "this path was removed")),
                 });
@@ -149,8 +168,9 @@ impl Relay {
         &self,
         path: Path,
         content: Content,
+        traceparent: Option<Traceparent>,
     ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<> {
-        let begun = self.begin_publish(path, content);
+        let begun = self.begin_publish(path, content, traceparent);
         async move {
             let (id, pending) = begun?;
             match pending.await {
@@ -164,7 +184,8 @@ impl Relay {
         &self,
         path: Path,
         content: Content,
-    ) -> Result<(Uuid, crate::broker::Pending<u64>), Refusal> {
+        traceparent: Option<Traceparent>,
+    ) -> Result<(Uuid, Pending<u64>), Refusal> {
         self.may_send()?;
         let paths = self.paths.load();
         let Some((_, configured)) = paths.resolve(path.as_str()) else {
@@ -176,7 +197,8 @@ impl Relay {
         }
         self.metrics.path(configured.pattern.text()).published_http.inc();
         let id = Uuid::now_v7();
-        Ok((id, self.broker.publish(id, path, content)))
+        let publication = Publication { id, path, content, traceparent };
+        Ok((id, self.broker.publish(publication)))
     }
 
     /// Sends to one session; in one order with `publish`.
@@ -185,30 +207,27 @@ impl Relay {
         to: SessionId,
         reach: Reach,
         content: Content,
+        traceparent: Option<Traceparent>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+        let ask = Ask::Unicast { to, reach, content };
         let may = self.may_send();
-        let answer = may.map(|()| self.ask(to.pod, Ask::Unicast { to, reach, content }));
+        let answer = may.map(|()| self.ask(Letter { to: to.pod, ask, traceparent }));
         let metrics = self.metrics.clone();
         async move {
             let answer = match answer {
                 Ok(answer) => answer.await,
                 Err(refusal) => Err(refusal),
             };
-            let outcome = match answer {
-                Ok(Answer::Delivered) => Ok(()),
-                Ok(answer) => Err(Refusal::from(answer)),
-                Err(refusal) => Err(refusal),
-            };
             let results = &metrics.unicasts;
-            let result = match &outcome {
-                Ok(()) => &results.delivered,
-                Err(Refusal::Gone) => &results.gone,
-                Err(Refusal::Unknown) => &results.unknown,
-                Err(Refusal::OutboxFull) => &results.outbox_full,
-                Err(_) => &results.refused,
-            };
-            result.inc();
-            outcome
+            match &answer {
+                Ok(answer) => results.of(answer).inc(),
+                Err(Refusal::Unknown) => results.unknown.inc(),
+                Err(_) => results.refused.inc(),
+            }
+            match answer? {
+                Answer::Delivered => Ok(()),
+                answer => Err(answer.into()),
+            }
         }
     }
 
@@ -236,7 +255,7 @@ impl Relay {
     }
 
     pub async fn look_up(&self, id: SessionId, grant: Grant) -> Result<SessionInfo, Refusal> {
-        match self.ask(id.pod, Ask::LookUp { id, grant }).await? {
+        match self.ask(Letter::new(id.pod, Ask::LookUp { id, grant })).await? {
             Answer::Info(info) => Ok(info),
             answer => Err(answer.into()),
         }
@@ -244,7 +263,7 @@ impl Relay {
 
     /// Ends a session.
     pub async fn close(&self, id: SessionId, grant: Grant, close: Close) -> Result<(), Refusal> {
-        match self.ask(id.pod, Ask::Close { id, grant, close }).await? {
+        match self.ask(Letter::new(id.pod, Ask::Close { id, grant, close })).await? {
             Answer::Closed => Ok(()),
             answer => Err(answer.into()),
         }
@@ -260,54 +279,88 @@ impl Relay {
         grant: Grant,
     ) -> Result<Page, Refusal> {
         let mut page = Page { sessions: Vec::new(), cursor: None, missing: Vec::new() };
-        let mut pods = self.broker.pods().await?;
-        pods.sort_unstable();
-        for pod in pods {
-            let mut from = after.filter(|after| after.pod >= pod);
-            if from.is_some_and(|from| from.pod > pod) {
-                continue;
+        let mut peers = self.broker.pods().await?;
+        peers.retain(|peer| after.is_none_or(|after| peer.pod >= after.pod));
+        peers.sort_unstable_by_key(|peer| peer.pod);
+        let mut peers = peers.into_iter();
+        let ask = |peer: Peer, limit| {
+            let from = after.filter(|after| after.pod == peer.pod);
+            let sessions = self.list_one(peer.pod, path.clone(), from, limit, grant.clone());
+            async move { (peer, sessions.await) }
+        };
+        let mut asked = FuturesOrdered::new();
+        loop {
+            let left = limit - page.sessions.len();
+            if left == 0 {
+                page.cursor = page.sessions.last().map(|info| info.id);
+                return Ok(page);
             }
-            loop {
-                let limit = limit - page.sessions.len();
-                if limit == 0 {
-                    page.cursor = page.sessions.last().map(|info| info.id);
-                    return Ok(page);
-                }
-                let ask =
-                    Ask::List { filter: path.clone(), after: from, limit, grant: grant.clone() };
-                match self.ask(pod, ask).await {
-                    Ok(Answer::Sessions { sessions, after }) => {
-                        page.sessions.extend(sessions);
-                        from = after;
+            if asked.is_empty() {
+                let Some(peer) = peers.next() else { return Ok(page) };
+                asked.push_back(ask(peer, left));
+            }
+            let may_ask = peers.len() > 0 && asked.len() < AHEAD_MAX;
+            tokio::select! {
+                Some((peer, sessions)) = asked.next() => match sessions {
+                    Ok(sessions) => page.sessions.extend(sessions.into_iter().take(left)),
+                    Err(_) => page.missing.push(peer),
+                },
+                () = tokio::time::sleep(PATIENCE), if may_ask => {
+                    if let Some(peer) = peers.next() {
+                        asked.push_back(ask(peer, left));
                     }
-                    Ok(_) | Err(_) => {
-                        page.missing.push(pod);
-                        from = None;
-                    }
-                }
-                if from.is_none() {
-                    break;
                 }
             }
         }
-        Ok(page)
+    }
+
+    /// The first sessions of one pod behind `after`, at most `limit`.
+    async fn list_one(
+        &self,
+        pod: PodId,
+        filter: Option<String>,
+        mut after: Option<SessionId>,
+        limit: usize,
+        grant: Grant,
+    ) -> Result<Vec<SessionInfo>, Refusal> {
+        let mut found = Vec::new();
+        loop {
+            let limit = limit - found.len();
+            let ask = Ask::List { filter: filter.clone(), after, limit, grant: grant.clone() };
+            match self.ask(Letter::new(pod, ask)).await? {
+                Answer::Sessions { sessions, after: next } => {
+                    found.extend(sessions);
+                    after = next;
+                }
+                answer => return Err(answer.into()),
+            }
+            if after.is_none() || found.len() >= limit {
+                return Ok(found);
+            }
+        }
     }
 
     /// Live concrete paths of all pods, ordered by path.
-    pub async fn census(&self) -> Result<Vec<PathCount>, Refusal> {
-        let mut all: Vec<PathCount> = Vec::new();
-        for pod in self.broker.pods().await? {
-            if let Answer::Census(counts) = self.ask(pod, Ask::Census).await? {
-                all.extend(counts);
+    pub async fn census(&self) -> Result<Census, Refusal> {
+        let asked = self.broker.pods().await?.into_iter().map(|peer| {
+            let answer = self.ask(Letter::new(peer.pod, Ask::Census));
+            async move { (peer, answer.await) }
+        });
+        let mut census = Census { paths: Vec::new(), missing: Vec::new() };
+        for (peer, answer) in join_all(asked).await {
+            match answer {
+                Ok(Answer::Census(counts)) => census.paths.extend(counts),
+                Ok(_) | Err(_) => census.missing.push(peer),
             }
         }
-        all.sort_by(|one, two| one.path.cmp(&two.path));
-        all.dedup_by(|again, first| {
+        census.paths.sort_by(|one, two| one.path.cmp(&two.path));
+        census.paths.dedup_by(|again, first| {
             let is_same = again.path == first.path;
             first.sessions += if is_same { again.sessions } else { 0 };
             is_same
         });
-        Ok(all)
+        census.missing.sort_unstable_by_key(|peer| peer.pod);
+        Ok(census)
     }
 
     /// Takes note of sessions that have left their paths, until the pod closes.
@@ -381,12 +434,8 @@ impl Relay {
         self.liveness()
     }
 
-    fn ask(
-        &self,
-        pod: PodId,
-        ask: Ask,
-    ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<> {
-        let pending = self.broker.ask(pod, ask);
+    fn ask(&self, letter: Letter) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<> {
+        let pending = self.broker.ask(letter);
         let limit = self.config.unicast_timeout;
         async move {
             match tokio::time::timeout(limit, pending).await {

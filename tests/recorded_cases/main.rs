@@ -10,30 +10,58 @@ mod play;
 mod stage;
 mod value;
 
+use std::sync::Arc;
+
 use futures_util::StreamExt;
+use stage::Way;
+use support::redis::Redis;
 
 /// Gateways at once: playing a case is mostly waiting for a process to start.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 12;
 
 /// In the file that comes with the project; a cut file shall not pass.
 const RECORDED: usize = 169;
 
+/// Of those, how many publish.
+const PUBLISHING: usize = 113;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_case_plays_as_node_red_did() {
+    let lines = recorded();
+    report(play_all(&lines, Way::OnePod).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_case_plays_as_node_red_did_across_pods() {
+    let lines = recorded();
+    report(play_all(&lines, Way::OtherPod(Arc::new(Redis::start()))).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_case_that_publishes_plays_as_node_red_did_through_redis() {
+    let mut lines = recorded();
+    lines.retain(|line| line.contains(r#""op":"publish"#) || line.contains(r#""op": "publish"#));
+    assert!(std::env::var_os("PATHCAST_CASES").is_some() || lines.len() == PUBLISHING);
+    report(play_all(&lines, Way::ThroughRedis(Arc::new(Redis::start()))).await);
+}
+
+/// The cases, one a line.
+fn recorded() -> Vec<String> {
     let other = std::env::var_os("PATHCAST_CASES");
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodered/cases.jsonl");
     let file = other.clone().unwrap_or_else(|| own.into());
     let cases = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-    let lines: Vec<&str> = cases.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines = cases.lines().filter(|line| !line.trim().is_empty());
+    let lines: Vec<String> = lines.map(str::to_owned).collect();
+    assert!(other.is_some() || lines.len() == RECORDED, "{own} is whole");
+    lines
+}
 
-    let played = play_all(&lines).await;
-
-    assert_eq!(played.len(), lines.len(), "every line is played");
-    if other.is_none() {
-        assert_eq!(played.len(), RECORDED, "{own} is whole");
-    }
+#[track_caller]
+fn report(played: Vec<Played>) {
+    let all = played.len();
     let failures: Vec<String> = played.into_iter().filter_map(failure).collect();
-    let (failed, all) = (failures.len(), lines.len());
+    let failed = failures.len();
     assert!(failures.is_empty(), "{failed} of {all} cases differ:\n{}", failures.join("\n"));
     println!("{all} cases passed");
 }
@@ -41,27 +69,29 @@ async fn every_recorded_case_plays_as_node_red_did() {
 /// Not recorded: what the recorded ones do not use, in the same form.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_step_and_value_can_be_played() {
-    let lines: Vec<&str> = include_str!("forms.jsonl").lines().collect();
-    let failures: Vec<String> = play_all(&lines).await.into_iter().filter_map(failure).collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let lines: Vec<String> = include_str!("forms.jsonl").lines().map(str::to_owned).collect();
+    report(play_all(&lines, Way::OnePod).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_case_that_expects_something_else_is_told() {
-    let lines: Vec<&str> = include_str!("wrong.jsonl").lines().collect();
-    for (line, played) in play_all(&lines).await {
-        let case = lines[line - 1];
+    let lines: Vec<String> = include_str!("wrong.jsonl").lines().map(str::to_owned).collect();
+    for (line, played) in play_all(&lines, Way::OnePod).await {
+        let case = &lines[line - 1];
         assert!(failure((line, played)).is_some(), "this passed: {case}");
     }
 }
 
 /// Plays cases, several at once; the outcomes in the order of the lines, which count from 1.
-async fn play_all(lines: &[&str]) -> Vec<Played> {
+async fn play_all(lines: &[String], way: Way) -> Vec<Played> {
     let playing = lines.iter().enumerate().map(|(index, line)| {
-        let line = (*line).to_owned();
-        async move { (index + 1, tokio::spawn(async move { play::play(&line).await }).await) }
+        let (line, way) = (line.clone(), way.clone());
+        async move { (index + 1, tokio::spawn(async move { play::play(&line, &way).await }).await) }
     });
-    futures_util::stream::iter(playing.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await
+    let playing = futures_util::stream::iter(playing.collect::<Vec<_>>());
+    let played: Vec<Played> = playing.buffered(AT_ONCE).collect().await;
+    assert_eq!(played.len(), lines.len(), "every line is played");
+    played
 }
 
 type Played = (usize, Result<Result<play::Outcome, String>, tokio::task::JoinError>);

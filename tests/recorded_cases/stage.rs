@@ -1,4 +1,7 @@
 //! Where a case is played: clients and listeners that note all they hear, and ways to wait for it.
+//!
+//! Clients connect to one pod. Whoever publishes does so at that one, at another one, or through
+//! Redis; the case is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -10,7 +13,9 @@ use tokio::task::JoinHandle;
 use crate::json::{self, Json};
 use crate::support::client::{Heard, Writer};
 use crate::support::events::Events;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Said};
+use crate::support::redis::Redis;
+use crate::support::resp::Connection;
 use crate::value::Sessions;
 
 /// How long anything that has to come may take; what never comes is then a difference.
@@ -79,8 +84,27 @@ pub struct Actor {
     reading: JoinHandle<()>,
 }
 
+/// By which way a case is published.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// Over HTTP, to the one pod there is.
+    OnePod,
+    /// Over HTTP, to another pod than the clients'.
+    OtherPod(Arc<Redis>),
+    /// Through Redis, past all pods.
+    ThroughRedis(Arc<Redis>),
+}
+
+enum Publisher {
+    ClientsPod,
+    Pod(Gateway),
+    Redis { connection: Box<tokio::sync::Mutex<Connection>>, prefix: String },
+}
+
 pub struct Stage {
+    /// The clients' pod, where events are heard, too.
     pub gateway: Gateway,
+    publisher: Publisher,
     pub actors: BTreeMap<String, Actor>,
     pub sessions: Sessions,
     board: Arc<Board>,
@@ -88,9 +112,36 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new(gateway: Gateway) -> Stage {
+    /// Pods of this stage's own, with these paths.
+    pub async fn build(way: &Way, paths: &str) -> Stage {
+        let hub = "[hub]\nshards = 2\n";
+        let (gateway, publisher) = match way {
+            Way::OnePod => (Gateway::start(&format!("{hub}{paths}")).await, Publisher::ClientsPod),
+            Way::OtherPod(redis) | Way::ThroughRedis(redis) => {
+                // Many stages share a Redis, each under a name of its own.
+                let prefix = format!("stage-{}", uuid::Uuid::new_v4());
+                let url = redis.url();
+                let broker = format!("[broker]\nurl = \"{url}\"\nprefix = \"{prefix}\"\n");
+                let config = format!("{hub}{broker}{paths}");
+                let gateway = Gateway::start(&config).await;
+                let publisher = match way {
+                    Way::ThroughRedis(redis) => {
+                        let connection = Box::new(redis.connect().await.into());
+                        Publisher::Redis { connection, prefix }
+                    }
+                    _ => {
+                        let other = Gateway::start(&config).await;
+                        other.ready().await;
+                        Publisher::Pod(other)
+                    }
+                };
+                gateway.ready().await;
+                (gateway, publisher)
+            }
+        };
         Stage {
             gateway,
+            publisher,
             actors: BTreeMap::new(),
             sessions: Sessions::new(),
             board: Arc::default(),
@@ -109,6 +160,19 @@ impl Stage {
                 board.note(|notes| notes.told.push(Told { kind: event.kind, session, json }));
             }
         }));
+    }
+
+    /// Publishes a msg; what the publisher is told, if anything.
+    pub async fn publish(&self, path: &str, msg: String) -> Option<Said> {
+        match &self.publisher {
+            Publisher::ClientsPod => Some(self.gateway.publish(path, msg).await),
+            Publisher::Pod(pod) => Some(pod.publish(path, msg).await),
+            Publisher::Redis { connection, prefix } => {
+                let channel = format!("{prefix}:out:{path}");
+                connection.lock().await.publish(&channel, msg.as_bytes()).await;
+                None
+            }
+        }
     }
 
     /// Connects a client and learns its session from its `connect` event.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pathcast::broker::redis::{Address, Config, Redis};
-use pathcast::broker::{Broker, Failure, Pending, Receiver};
+use pathcast::broker::{Broker, Failure, Letter, Pending, Publication, Receiver};
 use pathcast::lifecycle::Lifecycle;
 use pathcast::metrics::Metrics;
 use pathcast::proto::ask::{Answer, Ask, Reach};
@@ -65,6 +65,8 @@ impl Heard {
 }
 
 impl Receiver for Heard {
+    fn published(&self, _: &Path) {}
+
     fn broadcast(&self, path: &Path, content: &Content) -> bool {
         self.note(format!("{path} {}", text(content)));
         self.wanted.lock().expect("nobody panicked").contains(path)
@@ -125,11 +127,11 @@ impl Pod {
     }
 
     pub fn publish(&self, path: &Path, text: impl ToString) -> Pending<u64> {
-        self.broker.publish(Uuid::now_v7(), path.clone(), Content::text(text.to_string()))
+        publish(&*self.broker, path, text)
     }
 
     pub async fn unicast(&self, pod: PodId, text: impl ToString) -> Result<Answer, Failure> {
-        in_time(self.broker.ask(pod, unicast(pod, text))).await
+        in_time(self.broker.ask(unicast(pod, text))).await
     }
 }
 
@@ -139,13 +141,21 @@ impl Drop for Pod {
     }
 }
 
-/// A unicast to some session of that pod.
-pub fn unicast(pod: PodId, text: impl ToString) -> Ask {
-    Ask::Unicast {
-        to: SessionId { pod, ..SessionId::MIN },
-        reach: Reach::Granted(Grant::All),
+/// Publishes a text.
+pub fn publish(broker: &dyn Broker, path: &Path, text: impl ToString) -> Pending<u64> {
+    broker.publish(Publication {
+        id: Uuid::now_v7(),
+        path: path.clone(),
         content: Content::text(text.to_string()),
-    }
+        traceparent: None,
+    })
+}
+
+/// A unicast to some session of that pod.
+pub fn unicast(pod: PodId, text: impl ToString) -> Letter {
+    let to = SessionId { pod, ..SessionId::MIN };
+    let reach = Reach::Granted(Grant::All);
+    Letter::new(pod, Ask::Unicast { to, reach, content: Content::text(text.to_string()) })
 }
 
 pub async fn in_time<T>(pending: Pending<T>) -> Result<T, Failure> {

@@ -147,6 +147,23 @@ impl Gateway {
         Events::new(response)
     }
 
+    /// Waits until it takes clients and publishers, which with Redis is when it has reached that.
+    pub async fn ready(&self) {
+        let is_ready = async {
+            while self.fetch("/readyz").await.status != 200 {
+                poll_pause().await;
+            }
+        };
+        within("a pod that is ready", is_ready).await;
+    }
+
+    /// The value of one series of its metrics, labels in their order; 0 when there is none.
+    pub async fn counted(&self, series: &str) -> u64 {
+        let metrics = self.fetch("/metrics").await.text;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().expect("a number"))
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("an own child takes signals");

@@ -12,6 +12,7 @@ pub mod events;
 pub mod gateway;
 pub mod pod;
 pub mod redis;
+pub mod resp;
 pub mod tls;
 pub mod wait;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pathcast::broker::memory::Memory;
+use pathcast::broker::{Broker, Pending, Publication};
 use pathcast::hub::command::{Command, Frames, Greeting};
 use pathcast::hub::inbound::{Inbound, Who};
 use pathcast::hub::presence::Presence;
@@ -15,11 +16,13 @@ use pathcast::proto::ask::Answer;
 use pathcast::proto::close::{Cause, Close};
 use pathcast::proto::frame::{Kind, encode};
 use pathcast::proto::grant::Grant;
+use pathcast::proto::msg::Content;
 use pathcast::proto::path::Path;
-use pathcast::proto::paths::{Configured, Pattern};
+use pathcast::proto::paths::{Configured, OnGap, Pattern};
 use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::relay::local::Local;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::wait::DEADLINE;
 
@@ -40,7 +43,8 @@ pub struct Pod {
     pub metrics: Arc<Metrics>,
     presence: Arc<Presence>,
     listener: TcpListener,
-    configured: Arc<Configured>,
+    /// What those who join from now on come with.
+    pub configured: Arc<Configured>,
 }
 
 /// Limits that nothing here reaches by accident.
@@ -70,12 +74,7 @@ impl Pod {
         let presence = Arc::new(Presence::new(config.shards));
         let frame_bytes_max = config.frame_bytes_max;
         let hub = Arc::new(Hub::start(POD, config, &metrics, &inbound).expect("shards start"));
-        let local = Local {
-            hub: hub.clone(),
-            presence: presence.clone(),
-            metrics: metrics.clone(),
-            frame_bytes_max,
-        };
+        let local = local(&hub, &presence, &metrics, frame_bytes_max);
         let pattern = Pattern::parse("/ws/{room}").expect("a good pattern");
         Pod {
             hub,
@@ -104,14 +103,27 @@ impl Pod {
     pub fn reserve(&self, id: SessionId, number: usize) {
         let path = path(number);
         self.presence.arrive(&path, &self.configured, id.shard.into()).expect("few paths");
-        self.hub.reserve(id, path, self.configured.clone(), &self.metrics);
+        self.hub.reserve(id, path.clone(), self.configured.clone(), &self.metrics);
+        if self.configured.on_gap == OnGap::Close {
+            self.presence.mind_gap(&path, id.shard.into());
+        }
+    }
+
+    /// What a broker tells of this pod.
+    pub fn local(&self) -> Local {
+        local(&self.hub, &self.presence, &self.metrics, 1 << 20)
+    }
+
+    /// Publishes through the broker.
+    pub fn publish(&self, path: Path, content: Content) -> Pending<u64> {
+        self.broker.publish(Publication { id: Uuid::nil(), path, content, traceparent: None })
     }
 
     /// Hands a text to one shard, past the broker; whether the shard took it.
     pub fn broadcast(&self, number: usize, text: &str) -> bool {
         let payload = Some(encode(Kind::Text, text.as_bytes()));
         let frames = Frames { payload, whole: None };
-        self.hub.broadcast(&path(number), &frames, &[0]) == 0
+        self.hub.broadcast(&path(number), &frames, &[0]).is_empty()
     }
 
     /// Ends a session as a publisher may.
@@ -121,6 +133,21 @@ impl Pod {
             Command::Close { id, grant: Grant::All, close: Close::new(4000, "kicked"), reply };
         self.hub.tell(&id, command).expect("a kick always fits");
         answer.blocking_recv().expect("the shard lives")
+    }
+}
+
+fn local(
+    hub: &Arc<Hub>,
+    presence: &Arc<Presence>,
+    metrics: &Arc<Metrics>,
+    frame_bytes_max: usize,
+) -> Local {
+    Local {
+        hub: hub.clone(),
+        presence: presence.clone(),
+        metrics: metrics.clone(),
+        frame_bytes_max,
+        retry_within_ms: 1_000,
     }
 }
 

@@ -6,10 +6,12 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal};
 
+use super::resp::Connection;
 use super::wait::until;
 
 const CLI: &str = "redis-cli is installed: tests/run.sh does that";
 
+#[derive(Debug)]
 pub struct Redis {
     child: Child,
     pub port: u16,
@@ -34,6 +36,11 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection that is kept.
+    pub async fn connect(&self) -> Connection {
+        Connection::open(self.port).await
     }
 
     /// Ends it, as a crash would.

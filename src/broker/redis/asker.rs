@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 use crate::broker::redis::absent::Absent;
 use crate::broker::redis::inbox::{Inbox, Question};
-use crate::broker::redis::{envelope, receivers};
-use crate::broker::{Failure, Pending};
+use crate::broker::redis::{receivers, traced};
+use crate::broker::{Failure, Letter, Pending};
 use crate::clock::BootTime;
-use crate::proto::ask::{Answer, Ask};
+use crate::proto::ask::Answer;
 use crate::proto::envelope::Body;
 use crate::proto::millis::millis;
 use crate::proto::session_id::PodId;
@@ -38,10 +38,10 @@ impl Asker {
 
     /// The question takes its place when this is called, unless that pod was found absent: then it
     /// does so when the pod turns out to live.
-    pub fn ask(self: &Arc<Self>, pod: PodId, ask: Ask) -> Pending<Answer> {
-        let answered = match self.absent.is_noted(pod) {
-            false => self.send(pod, ask),
-            true => self.clone().send_if_present(pod, ask),
+    pub fn ask(self: &Arc<Self>, letter: Letter) -> Pending<Answer> {
+        let answered = match self.absent.is_noted(letter.to) {
+            false => self.send(letter),
+            true => self.clone().send_if_present(letter),
         };
         let limit = self.limit;
         Box::pin(async move {
@@ -50,7 +50,8 @@ impl Asker {
     }
 
     /// Writes the question, and waits for the answer as long as it is polled.
-    fn send(self: &Arc<Self>, pod: PodId, ask: Ask) -> Pending<Answer> {
+    fn send(self: &Arc<Self>, letter: Letter) -> Pending<Answer> {
+        let Letter { to: pod, ask, traceparent } = letter;
         let inbox = self.inbox.clone();
         let Some(sent_ms) = inbox.clock.now_ms(BootTime::now()) else {
             return Box::pin(std::future::ready(Err(Failure::Unavailable("Redis is away"))));
@@ -63,7 +64,8 @@ impl Asker {
             age_limit_ms: millis(self.limit),
             ask,
         };
-        let letter = Cmd::publish(inbox.names.pod(pod), envelope(Uuid::now_v7(), body));
+        let message = traced(Uuid::now_v7(), traceparent, body);
+        let letter = Cmd::publish(inbox.names.pod(pod), message);
         let mut sent = Box::pin(inbox.commands.send(letter.clone()));
         let asker = self.clone();
         Box::pin(async move {
@@ -81,13 +83,13 @@ impl Asker {
         })
     }
 
-    fn send_if_present(self: Arc<Self>, pod: PodId, ask: Ask) -> Pending<Answer> {
+    fn send_if_present(self: Arc<Self>, letter: Letter) -> Pending<Answer> {
         Box::pin(async move {
-            if self.is_gone(pod).await? {
+            if self.is_gone(letter.to).await? {
                 return Ok(Answer::Gone);
             }
-            self.absent.forget(pod);
-            self.send(pod, ask).await
+            self.absent.forget(letter.to);
+            self.send(letter).await
         })
     }
 

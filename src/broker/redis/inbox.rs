@@ -161,11 +161,15 @@ impl Inbox {
         let Msg { content, session } = Msg::parse(json).map_err(|invalid| invalid.to_string())?;
         match session {
             Address::All => {
-                self.in_order(epoch, |receiver| receiver.broadcast(&path, &content));
+                self.in_order(epoch, |receiver| {
+                    receiver.published(&path);
+                    receiver.broadcast(&path, &content)
+                });
             }
             Address::One(id) => {
                 // Whoever owns the session hears this too; an id that is nobody's is gone.
                 if let Some(to) = SessionId::parse(&id).filter(|id| id.pod == self.pod) {
+                    self.in_order(epoch, |receiver| receiver.published(&path));
                     let ask = Ask::Unicast { to, reach: Reach::Path(path), content };
                     self.answer(epoch, ask, UNASKED_AGE_MAX, None);
                 }
@@ -199,14 +203,15 @@ impl Inbox {
         Ok(())
     }
 
-    /// Puts the question into its place, and tells the answer when it is there. What is not done
-    /// by the time `left` is over is not done any more: its asker has been told "unknown".
+    /// Puts the question into its place, and tells the answer when it is there; that to a stranger,
+    /// who cannot be told, is counted here. What is not done by the time `left` is over is not done
+    /// any more: its asker has been told "unknown".
     fn answer(self: &Arc<Self>, epoch: u64, ask: Ask, left: Duration, to: Option<(PodId, u64)>) {
         let Ok(permit) = self.answering.clone().try_acquire_owned() else {
-            if let Some((pod, correlation)) = to {
-                self.tell(pod, correlation, Answer::Overloaded);
-            }
-            return;
+            return match to {
+                Some((pod, correlation)) => self.tell(pod, correlation, Answer::Overloaded),
+                None => self.metrics.unicasts.of(&Answer::Overloaded).inc(),
+            };
         };
         let Some(answer) = self.in_order(epoch, |receiver| receiver.ask(ask)) else { return };
         let inbox = self.clone();
@@ -214,8 +219,11 @@ impl Inbox {
             let answer: Pending<Answer> = answer;
             // An answer that cannot be known is none: the asker finds that out by itself.
             let answer = tokio::time::timeout(left, answer).await;
-            if let (Ok(Ok(answer)), Some((pod, correlation))) = (answer, to) {
-                inbox.tell(pod, correlation, answer);
+            match (answer, to) {
+                (Ok(Ok(answer)), Some((pod, correlation))) => inbox.tell(pod, correlation, answer),
+                (Ok(Ok(answer)), None) => inbox.metrics.unicasts.of(&answer).inc(),
+                (_, Some(_)) => {}
+                (_, None) => inbox.metrics.unicasts.unknown.inc(),
             }
             drop(permit);
         });

@@ -31,15 +31,15 @@ use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
-use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
+use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::clock::unix_ms;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::proto::ask::{Answer, Ask};
+use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
-use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::traceparent::Traceparent;
 
 /// Where a Redis is, and how to enter.
 #[derive(Debug, Clone)]
@@ -119,17 +119,18 @@ impl Broker for Redis {
         self.interest.depart(path, Instant::now());
     }
 
-    fn publish(&self, id: Uuid, path: Path, content: Content) -> Pending<u64> {
-        let message = envelope(id, Body::Broadcast(content));
+    fn publish(&self, publication: Publication) -> Pending<u64> {
+        let Publication { id, path, content, traceparent } = publication;
+        let message = traced(id, traceparent, Body::Broadcast(content));
         let sent = self.inbox.commands.send(Cmd::publish(self.inbox.names.out(&path), message));
         Box::pin(async move { receivers(sent.await?) })
     }
 
-    fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer> {
-        self.asker.ask(pod, ask)
+    fn ask(&self, letter: Letter) -> Pending<Answer> {
+        self.asker.ask(letter)
     }
 
-    fn pods(&self) -> Pending<Vec<PodId>> {
+    fn pods(&self) -> Pending<Vec<Peer>> {
         let inbox = self.inbox.clone();
         Box::pin(async move {
             let known = inbox.commands.send(Cmd::smembers(inbox.names.pods())).await?;
@@ -138,16 +139,16 @@ impl Broker for Redis {
             // Asked together, answered in order.
             let leases: Vec<_> = known
                 .iter()
-                .map(|&pod| inbox.commands.send(Cmd::exists(inbox.names.lease(pod))))
+                .map(|&pod| inbox.commands.send(Cmd::get(inbox.names.lease(pod))))
                 .collect();
             let mut living = Vec::new();
             for (&pod, leased) in known.iter().zip(leases) {
                 match leased.await? {
-                    Value::Int(0) => {
+                    Value::Nil => {
                         let forget = Cmd::srem(inbox.names.pods(), pod.text());
                         drop(inbox.commands.send(forget));
                     }
-                    _ => living.push(pod),
+                    lease => living.push(Peer { pod, sessions: sessions_of(&lease) }),
                 }
             }
             Ok(living)
@@ -159,12 +160,23 @@ impl Broker for Redis {
     }
 }
 
+/// What a lease tells of its pod (`Link::renewal` writes it).
+fn sessions_of(lease: &Value) -> Option<u64> {
+    let Value::BulkString(text) = lease else { return None };
+    serde_json::from_slice::<serde_json::Value>(text).ok()?.get("sessions")?.as_u64()
+}
+
 /// What `PUBLISH` answers.
 fn receivers(answer: Value) -> Result<u64, Failure> {
     // Redis has it, so whatever else it says, the message is on its way.
     redis::from_redis_value(answer).map_err(|_| Failure::Unknown)
 }
 
+/// What belongs to nobody's call.
 fn envelope(id: Uuid, body: Body) -> Vec<u8> {
-    Envelope { id, published_ms: unix_ms(), traceparent: None, body }.encode()
+    traced(id, None, body)
+}
+
+fn traced(id: Uuid, traceparent: Option<Traceparent>, body: Body) -> Vec<u8> {
+    Envelope { id, published_ms: unix_ms(), traceparent, body }.encode()
 }
