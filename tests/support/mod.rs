@@ -11,6 +11,7 @@ pub mod client;
 pub mod events;
 pub mod gateway;
 pub mod pod;
+pub mod pods;
 pub mod redis;
 pub mod tls;
 pub mod wait;
