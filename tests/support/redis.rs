@@ -12,7 +12,7 @@ const CLI: &str = "redis-cli is installed: tests/run.sh does that";
 
 pub struct Redis {
     child: Child,
-    port: u16,
+    pub port: u16,
     /// Its working directory; gone with it.
     dir: tempfile::TempDir,
 }
