@@ -10,61 +10,31 @@ use pathcast::proto::envelope::{Body, Envelope};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::client::{Heard, Request, ask};
-use support::gateway::{Gateway, send};
+use support::gateway::send;
+use support::pods::{is_ready, msg, start, start_peer, to};
 use support::redis::Redis;
 use support::resp::Connection;
 use support::wait::eventually;
 
-const PATHS: &str = r#"
-[[path]]
-path = "/ws"
-[[path]]
-path = "/ws/rooms/{room}"
-wholemsg = true
-[[path]]
-path = "/ws/strict"
-on_gap = "close"
-"#;
-
-/// A gateway on that Redis, ready. `settings` are further ones of the broker.
-async fn start(server: &Redis, settings: &str) -> Gateway {
-    let url = server.url();
-    let gateway = Gateway::start(&format!("[broker]\nurl = \"{url}\"\n{settings}{PATHS}")).await;
-    gateway.ready().await;
-    gateway
-}
-
-async fn is_ready(gateway: &Gateway, status: u16) {
-    eventually(&format!("{status} of a pod"), async || {
-        (gateway.fetch("/readyz").await.status == status).then_some(())
-    })
-    .await;
-}
-
-fn to(session: &str, payload: &str) -> String {
-    json!({"payload": payload, "_session": {"type": "websocket", "id": session}}).to_string()
-}
-
-fn msg(payload: &str) -> String {
-    json!({"payload": payload}).to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_reached_from_every_pod() {
     let server = Redis::start();
-    let (a, b) = (start(&server, "").await, start(&server, "").await);
+    let (a, b) = (start(&server, "").await, start_peer(&server, "").await);
     let mut events = a.listen("/ws").await;
     let (mut here, session) = a.open_known("/ws", &mut events).await;
-    let mut there = b.open("/ws").await;
+    let mut events = b.listen("/ws").await;
+    let (mut there, far) = b.open_known("/ws", &mut events).await;
     let mut room = a.open("/ws/rooms/1").await;
 
     let said = b.publish("/ws", msg("to all")).await;
     assert_eq!((said.status, &said.json()["receivers"]), (202, &json!(2)));
     here.expect_text("to all").await;
     there.expect_text("to all").await;
-    let said = b.publish("/ws", to(&session, "to one")).await;
-    assert_eq!((said.status, said.json()), (200, json!({"result": "delivered"})));
-    here.expect_text("to one").await;
+    for (publisher, session, client) in [(&b, &session, &mut here), (&a, &far, &mut there)] {
+        let said = publisher.publish("/ws", to(session, "to one")).await;
+        assert_eq!((said.status, said.json()), (200, json!({"result": "delivered"})));
+        client.expect_text("to one").await;
+    }
     server.publish("pathcast:out:/ws", msg("from Redis").as_bytes());
     here.expect_text("from Redis").await;
     there.expect_text("from Redis").await;
@@ -119,8 +89,7 @@ async fn without_redis_sessions_stay_and_everybody_else_is_told_to_come_back() {
     a.broadcast("/ws", msg("late")).await;
     assert_eq!(client.message().await, Heard::Text("late".into()));
     late.expect_text("late").await;
-    let metrics = a.fetch("/metrics").await.text;
-    assert!(metrics.contains("pathcast_broker_gaps_total 1"), "{metrics}");
+    assert_eq!(a.counted("pathcast_broker_gaps_total").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,8 +125,13 @@ async fn a_session_of_a_dead_pod_is_unknown_and_then_gone() {
         })
         .await;
     };
+    // An id begins with its pod's.
+    let lease = format!("pathcast:lease:{}", &killed[..13]);
+    assert_eq!(server.command(&["EXISTS", &lease]), "1");
     gone(&killed).await;
+    assert_eq!(server.command(&["EXISTS", &lease]), "0");
     assert!(died.elapsed() < Duration::from_secs(4 + 1), "{:?}", died.elapsed());
+    assert_eq!(a.publish("/ws", to(&killed, "x")).await.status, 410);
     assert_eq!(a.fetch("/v1/sessions").await.json()["complete"], json!(true));
 
     // Who leaves in good order says so.

@@ -1,5 +1,6 @@
 //! A gateway as its users have it: the binary, a configuration file, two listeners, signals.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use super::wait::{DEADLINE, eventually, poll_pause, within};
 
 /// Both listeners on ports that the kernel chooses.
 pub const DOORS: &str = "[clients]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n";
+
+/// The build under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_pathcast");
 
 pub struct Gateway {
     child: Child,
@@ -49,11 +53,22 @@ impl Gateway {
         Gateway::start_whole(&format!("{DOORS}{rest}"), &[]).await
     }
 
+    /// As [`Gateway::start`], of the build whose path `PATHCAST_PEER` names; of this one if it is
+    /// not set.
+    pub async fn start_peer(rest: &str) -> Gateway {
+        let peer = std::env::var_os("PATHCAST_PEER").unwrap_or_else(|| BINARY.into());
+        Gateway::start_binary(&peer, &format!("{DOORS}{rest}"), &[]).await
+    }
+
     /// Starts one with a whole configuration and additional environment variables.
     pub async fn start_whole(config: &str, environment: &[(&str, &str)]) -> Gateway {
+        Gateway::start_binary(BINARY.as_ref(), config, environment).await
+    }
+
+    async fn start_binary(binary: &OsStr, config: &str, environment: &[(&str, &str)]) -> Gateway {
         raise_files_limit();
         let (dir, config_file) = write_config(config);
-        let mut command = command(&config_file, environment);
+        let mut command = command(binary, &config_file, environment);
         let mut child = command.spawn().expect("the built binary starts");
 
         let log = Arc::new(Mutex::new(String::new()));
@@ -212,7 +227,7 @@ pub async fn fail_to_start(config: &str) -> String {
     let (dir, config_file) = write_config(config);
     let log = dir.path().join("stderr");
     let stderr = std::fs::File::create(&log).expect("a temporary file can be written");
-    let child = command(&config_file, &[]).stderr(stderr).spawn();
+    let child = command(BINARY.as_ref(), &config_file, &[]).stderr(stderr).spawn();
     let mut child = child.expect("the built binary starts");
     let ended = tokio::time::timeout(DEADLINE, async {
         loop {
@@ -236,8 +251,8 @@ fn write_config(config: &str) -> (tempfile::TempDir, PathBuf) {
     (dir, config_file)
 }
 
-fn command(config_file: &Path, environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pathcast"));
+fn command(binary: &OsStr, config_file: &Path, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PATHCAST")) {
         command.env_remove(name);
     }
