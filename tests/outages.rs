@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
-use support::client::{Request, ask};
+use support::client::{Client, Request, ask};
 use support::gateway::Gateway;
 use support::ledger::{Entry, Ledger};
 use support::pods::{is_ready, msg, start_at};
@@ -41,22 +41,25 @@ const GAPS: &str = "pathcast_broker_gaps_total";
 struct Trial {
     pods: Arc<Vec<Gateway>>,
     residents: Vec<Resident>,
+    /// One at each pod, on a path with `on_gap = "close"`.
+    strict: Vec<Client>,
     traffic: Traffic,
 }
 
 impl Trial {
     /// A gateway on each of these ways to one Redis.
     async fn start(urls: [&str; 2], settings: &str) -> Trial {
-        let (mut pods, mut residents) = (Vec::new(), Vec::new());
+        let (mut pods, mut residents, mut strict) = (Vec::new(), Vec::new(), Vec::new());
         for url in urls {
             let pod = start_at(url, settings).await;
             residents.extend(Resident::open_many(&pod, "/ws", 2).await);
+            strict.push(pod.open("/ws/strict").await);
             pods.push(pod);
         }
         let pods = Arc::new(pods);
         let sessions = residents.iter().map(|resident| resident.session.clone()).collect();
         let traffic = Traffic::start(pods.clone(), "/ws", sessions);
-        let trial = Trial { pods, residents, traffic };
+        let trial = Trial { pods, residents, strict, traffic };
         trial.works(Instant::now()).await;
         trial
     }
@@ -113,14 +116,27 @@ impl Trial {
     }
 
     /// The whole story is told: nobody was told a wrong thing, and all sessions are those from the
-    /// beginning.
+    /// beginning, but for those that a gap had to close.
     async fn end(self) -> Ledger {
+        let gaps = self.gaps().await;
+        for ((client, gaps), pod) in self.strict.into_iter().zip(gaps).zip(&*self.pods) {
+            is_as_its_gaps_say(client, gaps, pod).await;
+        }
         let ledger = self.traffic.end().await;
-        // Those of a path with `on_gap = "close"` are to be held against 1012 here.
         assert!(self.residents.iter().all(Resident::is_open), "a session ended");
         ledger.check(&self.residents);
         ledger
     }
+}
+
+/// A client that minds gaps was closed if there was one, and is as it was if there was none.
+async fn is_as_its_gaps_say(mut client: Client, gaps: u64, pod: &Gateway) {
+    if gaps == 0 {
+        pod.broadcast("/ws/strict", msg("still there")).await;
+        return client.expect_text("still there").await;
+    }
+    let close = client.closing().await;
+    assert_eq!(close.close_code(), Some(1012), "{close:?}");
 }
 
 async fn tells_that_it_is_away(pod: &Gateway) {
