@@ -4,15 +4,17 @@
 //! message to every shard's mailbox before the next one may, so all shards see one order. Under it
 //! the frame is made and pushed; nothing under it waits.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use crate::broker::{Broker, Outage, Pending, Receiver};
+use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::stream::Entry;
+use crate::proto::telling::{Place, What};
 
 pub struct Memory<R> {
     pod: PodId,
@@ -51,6 +53,21 @@ impl<R: Receiver> Broker for Memory<R> {
 
     fn pods(&self) -> Pending<Vec<PodId>> {
         Box::pin(std::future::ready(Ok(vec![self.pod])))
+    }
+
+    fn tap(&self, _configured: &Arc<str>) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn untap(&self, _configured: &Arc<str>) {}
+
+    fn tell(&self, _configured: &str, _place: Place, _what: What) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn append(&self, _entries: &[Entry]) -> Pending<Vec<usize>> {
+        let failure = Failure::Unavailable("there are no streams without a Redis");
+        Box::pin(std::future::ready(Err(failure)))
     }
 
     fn outage(&self) -> Outage {

@@ -13,7 +13,7 @@ use crate::proto::spelling::distance;
 
 /// Sections, and keys of a path, that the plans have and this version has not.
 const LATER: &[&str] =
-    &["backend", "compress", "slow", "on_gap", "auth", "flush_interval", "upstream"];
+    &["webhook", "compress", "slow", "on_gap", "auth", "flush_interval", "upstream"];
 
 /// What a value has to be, as far as its schema says.
 pub struct Schema(Json);

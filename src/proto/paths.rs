@@ -29,6 +29,8 @@ pub struct Configured {
     pub origins: Option<Origins>,
     /// How many concrete paths of a pattern this pod holds at once.
     pub concrete_paths_max: usize,
+    /// Whether events are appended to streams.
+    pub stream: bool,
 }
 
 /// Which `Origin`s may open a path (docs/configuration.md). A missing `Origin` is always allowed: it is no
@@ -187,6 +189,7 @@ impl Configured {
             subprotocols: Vec::new(),
             origins: None,
             concrete_paths_max: 10_000,
+            stream: false,
         }
     }
 }

@@ -4,12 +4,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pathcast::backend::sse::Sse;
 use pathcast::broker::memory::Memory;
 use pathcast::hub::command::{Command, Frames, Greeting};
 use pathcast::hub::inbound::{Inbound, Who};
 use pathcast::hub::presence::Presence;
 use pathcast::hub::socket::Socket;
 use pathcast::hub::{Config, Hub};
+use pathcast::lifecycle::Lifecycle;
 use pathcast::metrics::Metrics;
 use pathcast::proto::ask::Answer;
 use pathcast::proto::close::{Cause, Close};
@@ -18,7 +20,9 @@ use pathcast::proto::grant::Grant;
 use pathcast::proto::path::Path;
 use pathcast::proto::paths::{Configured, Pattern};
 use pathcast::proto::session_id::{PodId, SessionId};
+use pathcast::relay::hearsay::Hearsay;
 use pathcast::relay::local::Local;
+use pathcast::relay::taps::Taps;
 use tokio::sync::oneshot;
 
 use super::wait::DEADLINE;
@@ -70,13 +74,21 @@ impl Pod {
         let presence = Arc::new(Presence::new(config.shards));
         let frame_bytes_max = config.frame_bytes_max;
         let hub = Arc::new(Hub::start(POD, config, &metrics, &inbound).expect("shards start"));
+        let pattern = Pattern::parse("/ws/{room}").expect("a good pattern");
+        // Nobody listens, so nobody has to hand events on.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let entered = runtime.enter();
+        let events = Arc::new(Sse::start(&Lifecycle::default(), metrics.clone()));
+        drop(entered);
         let local = Local {
             hub: hub.clone(),
             presence: presence.clone(),
             metrics: metrics.clone(),
             frame_bytes_max,
+            paths: Arc::default(),
+            hearsay: Arc::new(Hearsay::new(events.clone())),
+            taps: Arc::new(Taps::new(events).0),
         };
-        let pattern = Pattern::parse("/ws/{room}").expect("a good pattern");
         Pod {
             hub,
             broker: Memory::new(POD, local),

@@ -5,6 +5,7 @@
 //! error, a missing answer, or three missed pings both are dropped, and it begins anew, for ever.
 //! The crate's own way of reconnecting is not used: it forgets subscriptions in silence.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::broker::redis::commands::Commands;
 use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::taps::Taps;
 use crate::broker::redis::{Address, envelope};
 use crate::metrics::Metrics;
 use crate::proto::envelope::Body;
@@ -56,7 +58,8 @@ pub struct Link {
     lease_ttl: Duration,
     names: Names,
     commands: Arc<Commands>,
-    interest: Arc<Interest>,
+    interest: Arc<Interest<Path>>,
+    taps: Arc<Taps>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
@@ -90,7 +93,8 @@ impl Link {
         address: Address,
         lease_ttl: Duration,
         inbox: Arc<Inbox>,
-        interest: Arc<Interest>,
+        interest: Arc<Interest<Path>>,
+        taps: Arc<Taps>,
     ) -> Result<Link, RedisError> {
         let Address(info) = address;
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -105,6 +109,7 @@ impl Link {
             metrics: inbox.metrics.clone(),
             closing: inbox.lifecycle.closing().clone(),
             interest,
+            taps,
             inbox,
         })
     }
@@ -146,6 +151,7 @@ impl Link {
     /// Two connections, the subscriptions confirmed, the lease written.
     async fn connect(&self) -> Result<Connections, Fault> {
         self.interest.restart();
+        self.taps.interest.restart();
         let epoch = self.inbox.begin();
         let lost = Arc::new(Notify::new());
         let (mut publishing, mut subscribing) =
@@ -160,6 +166,8 @@ impl Link {
         for command in self.renewal() {
             publishing.send_packed_command(&command).await?.extract_error()?;
         }
+        // After the lease: whoever taps and does not see this pod is seen by it.
+        self.taps.begin(&mut publishing).await?;
         Ok(Connections { publishing, subscribing, lost })
     }
 
@@ -190,6 +198,7 @@ impl Link {
         self.inbox.resume();
         self.commands.open(Instant::now());
         self.interest.open();
+        self.taps.interest.open();
         self.metrics.broker.up.set(1);
         tracing::info!("Redis is there");
     }
@@ -198,6 +207,7 @@ impl Link {
         self.metrics.broker.up.set(0);
         self.commands.close(Instant::now());
         self.interest.close();
+        self.taps.interest.close();
     }
 
     /// Until something breaks.
@@ -208,6 +218,7 @@ impl Link {
             error = self.follow(subscribing) => error.into(),
             missed = self.ping() => Fault::Deaf(missed),
             () = self.renew() => Fault::Leaving,
+            () = self.taps.keep() => Fault::Leaving,
             () = lost.notified() => Fault::Lost,
         }
     }
@@ -218,10 +229,15 @@ impl Link {
         loop {
             tokio::select! {
                 () = self.interest.asked() => {}
+                () = self.taps.interest.asked() => {}
                 _ = linger.tick() => {
-                    let expired = self.interest.expire(Instant::now());
+                    let now = Instant::now();
+                    let out = self.interest.expire(now).into_iter().map(|path| self.names.out(&path));
+                    let told = self.taps.interest.expire(now);
+                    let told = told.into_iter().map(|configured| self.names.events(&configured));
+                    let expired: Vec<String> = out.chain(told).collect();
                     for chunk in expired.chunks(SUBSCRIBE_CHUNK) {
-                        if let Err(error) = connection.unsubscribe(self.channels(chunk)).await {
+                        if let Err(error) = connection.unsubscribe(chunk).await {
                             return error;
                         }
                     }
@@ -235,18 +251,23 @@ impl Link {
 
     /// Subscribes to everything that is wanted and not subscribed to.
     async fn subscribe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        loop {
-            let paths = self.interest.next(SUBSCRIBE_CHUNK);
-            if paths.is_empty() {
-                return Ok(());
-            }
-            connection.subscribe(self.channels(&paths)).await?;
-            self.interest.confirm(&paths);
-        }
+        Link::subscribe_to(connection, &self.interest, |path| self.names.out(path)).await?;
+        Link::subscribe_to(connection, &self.taps.interest, |text| self.names.events(text)).await
     }
 
-    fn channels(&self, paths: &[Path]) -> Vec<String> {
-        paths.iter().map(|path| self.names.out(path)).collect()
+    async fn subscribe_to<P: Clone + Eq + Hash>(
+        connection: &mut MultiplexedConnection,
+        interest: &Interest<P>,
+        channel: impl Fn(&P) -> String,
+    ) -> Result<(), RedisError> {
+        loop {
+            let next = interest.next(SUBSCRIBE_CHUNK);
+            if next.is_empty() {
+                return Ok(());
+            }
+            connection.subscribe(next.iter().map(&channel).collect::<Vec<_>>()).await?;
+            interest.confirm(&next);
+        }
     }
 
     /// Asks itself through Redis whether it still hears, and Redis for its time, until too many

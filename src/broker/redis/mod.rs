@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod interest;
 pub mod link;
 pub mod names;
+pub mod taps;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::broker::redis::inbox::{Inbox, Parts, Question};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::taps::Taps;
 use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
 use crate::clock::unix_ms;
 use crate::lifecycle::Lifecycle;
@@ -35,6 +37,8 @@ use crate::proto::millis::millis;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::stream::Entry;
+use crate::proto::telling::{Place, Told, What};
 
 /// How long a pod that lives, but does not listen at the moment, is given before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -50,14 +54,18 @@ pub struct Config {
     pub prefix: String,
     /// How long a pod is believed to live after it was last heard of.
     pub lease_ttl: Duration,
+    /// About how many entries one stream keeps.
+    pub stream_backlog_max: u64,
     /// How long an answer may take; a question that is older when its turn comes is dropped.
     pub ask_timeout: Duration,
 }
 
 pub struct Redis {
     inbox: Arc<Inbox>,
-    interest: Arc<Interest>,
+    interest: Arc<Interest<Path>>,
+    taps: Arc<Taps>,
     lease_ttl: Duration,
+    stream_backlog_max: u64,
     ask_timeout: Duration,
 }
 
@@ -82,7 +90,7 @@ impl Redis {
         metrics: Arc<Metrics>,
         lifecycle: &Lifecycle,
     ) -> Result<Redis, Unusable> {
-        let Config { address, prefix, lease_ttl, ask_timeout } = config;
+        let Config { address, prefix, lease_ttl, stream_backlog_max, ask_timeout } = config;
         let parts = Parts {
             pod,
             names: Names::new(prefix),
@@ -93,10 +101,30 @@ impl Redis {
         };
         let inbox = Arc::new(Inbox::new(parts, Box::new(receiver)));
         let interest = Arc::new(Interest::default());
-        let link = Link::new(address, lease_ttl, inbox.clone(), interest.clone());
+        let taps = Arc::new(Taps::new(inbox.clone()));
+        let link = Link::new(address, lease_ttl, inbox.clone(), interest.clone(), taps.clone());
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, lease_ttl, ask_timeout })
+        Ok(Redis { inbox, interest, taps, lease_ttl, stream_backlog_max, ask_timeout })
+    }
+
+    /// The one way by which events leave this pod, to streams and to other pods' listeners: the
+    /// place to ask whether the pod still has its lease.
+    fn send_events(
+        &self,
+        commands: Vec<Cmd>,
+    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
+        self.inbox.commands.send_all(commands)
+    }
+
+    fn addition(&self, entry: &Entry) -> Cmd {
+        let mut addition = redis::cmd("XADD");
+        addition.arg(self.inbox.names.stream(&entry.configured, entry.partition));
+        addition.arg("MAXLEN").arg("~").arg(self.stream_backlog_max).arg("*");
+        for (name, text) in &entry.fields {
+            addition.arg(*name).arg(text);
+        }
+        addition
     }
 
     /// What proves that a pod has gone: there is no lease of it, and this pod would have seen it
@@ -182,8 +210,60 @@ impl Broker for Redis {
         })
     }
 
+    fn tap(&self, configured: &Arc<str>) -> Pending<()> {
+        let confirmed = self.taps.interest.arrive(configured);
+        let (inbox, renewal) = (self.inbox.clone(), self.taps.renewal(configured));
+        Box::pin(async move {
+            confirmed.await?;
+            inbox.commands.send(renewal).await.map(drop)
+        })
+    }
+
+    fn untap(&self, configured: &Arc<str>) {
+        // The key stays until its time has passed: others may listen too.
+        self.taps.interest.depart(configured, Instant::now());
+    }
+
+    fn tell(&self, configured: &str, place: Place, what: What) -> Pending<()> {
+        let told = Told { from: self.inbox.pod, place, what };
+        let message = envelope(Uuid::now_v7(), Body::Told(told));
+        let channel = self.inbox.names.events(configured);
+        let sent = self.send_events(vec![Cmd::publish(channel, message)]);
+        Box::pin(async move { sent.await.into_iter().try_for_each(|answer| answer.map(drop)) })
+    }
+
+    fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>> {
+        let mut commands = vec![redis::cmd("MULTI")];
+        commands.extend(entries.iter().map(|entry| self.addition(entry)));
+        commands.push(redis::cmd("EXEC"));
+        let sent = self.send_events(commands);
+        Box::pin(async move { appended(sent.await) })
+    }
+
     fn outage(&self) -> Outage {
         self.inbox.commands.outage()
+    }
+}
+
+/// What a transaction that appends came to, of the answers to all of its commands.
+fn appended(mut answers: Vec<Result<Value, Failure>>) -> Result<Vec<usize>, Failure> {
+    let refused = |is_refused: &dyn Fn(usize) -> bool, count| {
+        (0..count).filter(|&at| is_refused(at)).collect()
+    };
+    let failure = match answers.pop() {
+        Some(Ok(Value::Array(added))) => {
+            let is_refused = |at: usize| matches!(added[at], Value::ServerError(_));
+            return Ok(refused(&is_refused, added.len()));
+        }
+        Some(Err(failure)) => failure,
+        _ => Failure::Unknown,
+    };
+    // Without the right to MULTI each was on its own, and repeating them would be for ever.
+    let is_added = |answer: &Result<Value, Failure>| matches!(answer, Ok(Value::BulkString(_)));
+    let answers = &answers[1..];
+    match answers.iter().any(is_added) {
+        true => Ok(refused(&|at| !is_added(&answers[at]), answers.len())),
+        false => Err(failure),
     }
 }
 
