@@ -35,6 +35,11 @@ pub struct Place {
     pub number: u64,
 }
 
+impl Place {
+    /// Nothing was told before, and nothing was not told.
+    pub const FIRST: Place = Place { stretch: 0, number: 0 };
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Event {
@@ -86,10 +91,8 @@ impl Hearing {
                 }
             }
             None if is_asking => None,
-            None if place.stretch == 0 => match place.number {
-                0 => None,
-                number => Some(Missed::Counted(number)),
-            },
+            // A new pod, from its beginning on.
+            None if *place == Place::FIRST => None,
             Some(_) | None => Some(Missed::Uncounted),
         };
         if let What::Last = what {
@@ -164,10 +167,10 @@ mod tests {
         ]);
         // A new pod has nothing behind it; one that began anew has, nobody knows how much.
         check(&[(0, 0, What::Beat, None), (0, 2, event(), Some(Counted(2)))]);
-        check(&[(0, 2, What::Beat, Some(Counted(2)))]);
+        check(&[(0, 2, What::Beat, Some(Uncounted))]);
         check(&[(1, 0, What::Beat, Some(Uncounted)), (1, 0, event(), None)]);
         check(&[(0, 0, event(), None), (3, 7, event(), Some(Uncounted)), (3, 8, event(), None)]);
-        check(&[(0, u64::MAX, event(), Some(Counted(u64::MAX))), (0, u64::MAX, event(), None)]);
+        check(&[(0, u64::MAX, event(), Some(Uncounted)), (0, u64::MAX, event(), None)]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A Redis of the test's own: a `redis-server` child that keeps nothing on disk.
+//! A Redis of the test's own: a `redis-server` child that keeps nothing on disk, unless it is to.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -15,16 +15,27 @@ pub struct Redis {
     port: u16,
     /// Its working directory; gone with it.
     dir: tempfile::TempDir,
+    /// Whether it writes down everything before it answers.
+    is_durable: bool,
 }
 
 impl Redis {
     /// On a port that was free just now.
     pub fn start() -> Redis {
+        Redis::start_with(false)
+    }
+
+    /// One that knows after `restart` all that it has ever answered.
+    pub fn start_durable() -> Redis {
+        Redis::start_with(true)
+    }
+
+    fn start_with(is_durable: bool) -> Redis {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        Redis { child: spawn(port, &dir), port, dir }
+        Redis { child: spawn(port, &dir, is_durable), port, dir, is_durable }
     }
 
     pub fn url(&self) -> String {
@@ -37,9 +48,11 @@ impl Redis {
         self.child.wait().expect("an own child can be waited for");
     }
 
-    /// Begins anew after `kill`, at the same address, empty.
+    /// Begins anew after `kill`, at the same address, empty unless it is durable.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.dir);
+        self.child = spawn(self.port, &self.dir, self.is_durable);
+        // It listens before it has read what it wrote down.
+        until("a Redis that answers", || self.command(&["PING"]) == "PONG");
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -79,10 +92,12 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, dir: &tempfile::TempDir) -> Child {
+fn spawn(port: u16, dir: &tempfile::TempDir, is_durable: bool) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-    command.args(["--appendonly", "no", "--daemonize", "no", "--dir"]).arg(dir.path());
+    let appendonly = if is_durable { "yes" } else { "no" };
+    command.args(["--appendonly", appendonly, "--appendfsync", "always"]);
+    command.args(["--daemonize", "no", "--dir"]).arg(dir.path());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("redis-server is installed: tests/run.sh does that");
     until("a Redis that listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
