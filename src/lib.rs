@@ -19,7 +19,7 @@
 //! | 2 | [`hub`] | this pod's sessions: shards, rooms, outboxes, the fan-out |
 //! | 2 | [`broker`] | the way to all pods |
 //! | 2 | [`backend`] | the applications that hear clients |
-//! | 1 | [`lifecycle`], [`watch`], [`clock`] | coming and going; files that change; the wall clock |
+//! | 1 | [`lifecycle`], [`watch`], [`clock`] | coming and going; files that change; the clocks |
 //! | 1 | [`metrics`], [`trace`] | what is counted; what is logged |
 //! | 0 | [`proto`] | the rules: pure values in, actions out |
 //!

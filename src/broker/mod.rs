@@ -22,7 +22,8 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 /// Carries messages to every pod, and questions to one.
 ///
 /// Order: the order of calls to `publish` and `ask` is the order in which any one pod gets them; a
-/// call takes its place when it is made, its future only waits for the answer. All pods get the
+/// call takes its place when it is made, its future only waits for the answer. (A question to a pod
+/// that was taken for dead takes its place when that pod turns out to live.) All pods get the
 /// broadcasts of a path in one order.
 ///
 /// Delivery: a broadcast reaches each subscribed pod at most once; nothing is ever repeated. A

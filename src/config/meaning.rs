@@ -6,15 +6,18 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::api;
 use crate::broker;
+use crate::broker::redis::Address;
+use crate::broker::redis::tls::{Flaw, Identity, Tls};
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
-use crate::config::{Drain, Settings, Source, keys, wire};
+use crate::config::{Drain, Settings, Source, bounded, keys, wire};
 use crate::gateway;
 use crate::hub;
 use crate::proto::paths::{Configured, Invalid, Origins, Paths, Pattern};
@@ -26,6 +29,9 @@ const SHARDS_MAX: usize = 256;
 
 /// Below this a pod that is merely busy would be taken for dead.
 const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+
+/// All authorities that a system knows take a quarter of it.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -85,12 +91,14 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
         let what = "a pod that is merely busy would be taken for dead";
         return Err(Fault::value(at("lease_ttl"), what).advise("at least \"1s\""));
     }
-    let Some(url) = &written.url else { return Ok(None) };
-    // It may hold a password, so it is not shown.
-    let address = broker::redis::Address::parse(url).map_err(|error| {
-        Fault::value(at("url"), format!("this is not the URL of a Redis: {error}"))
-            .advise("as in \"redis://127.0.0.1:6379\"")
-    })?;
+    let address = written.url.as_ref().map(|url| {
+        // It may hold a password, so it is not shown.
+        Address::parse(url).map_err(|error| {
+            Fault::value(at("url"), format!("this is not the URL of a Redis: {error}"))
+                .advise("as in \"redis://127.0.0.1:6379\"")
+        })
+    });
+    let Some(address) = secured(address.transpose()?, written)? else { return Ok(None) };
     Ok(Some(broker::redis::Config {
         address,
         prefix: written.prefix.clone(),
@@ -98,6 +106,54 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
         stream_backlog_max: written.stream_backlog_max,
         ask_timeout: written.unicast_timeout.0,
     }))
+}
+
+/// The address with what stands in the files for TLS.
+fn secured(address: Option<Address>, written: &wire::Broker) -> Result<Option<Address>, Fault> {
+    let at = |key| At::keys(["broker", key]);
+    let address = match address {
+        Some(address) if address.is_secured() => address,
+        address => {
+            let files = [("ca", &written.ca), ("cert", &written.cert), ("key", &written.key)];
+            let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some()) else {
+                return Ok(address);
+            };
+            let what = "this says nothing without TLS to Redis";
+            return Err(Fault::value(at(key), what).advise("url = \"rediss://…\", with two s"));
+        }
+    };
+    let identity = match (&written.cert, &written.key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => {
+            Some(Identity { cert: pem(cert, at("cert"))?, key: pem(key, at("key"))? })
+        }
+        (Some(_), None) => {
+            let what = "a certificate is of no use without its key";
+            return Err(Fault::value(at("cert"), what).advise("add key = \"…\", a PEM file too"));
+        }
+        (None, Some(_)) => {
+            let what = "a key is of no use without its certificate";
+            return Err(Fault::value(at("key"), what).advise("add cert = \"…\", a PEM file too"));
+        }
+    };
+    let authority = written.ca.as_ref().map(|ca| pem(ca, at("ca"))).transpose()?;
+    let secured = address.secured(Tls { authority, identity });
+    secured.map(Some).map_err(|flaw| {
+        let key = match flaw {
+            Flaw::Authority(_) => "ca",
+            Flaw::Cert(_) => "cert",
+            Flaw::Key(_) => "key",
+        };
+        let advice = "PEM files: text with lines such as -----BEGIN CERTIFICATE-----";
+        Fault::value(at(key), flaw.to_string()).advise(advice)
+    })
+}
+
+fn pem(file: &Path, at: At) -> Result<Vec<u8>, Fault> {
+    bounded(file, PEM_BYTES_MAX).map_err(|error| {
+        Fault::value(at, format!("{} cannot be read: {error}", file.display()))
+            .advise("a PEM file that this process may read")
+    })
 }
 
 /// What has to hold the largest of something else.

@@ -10,15 +10,28 @@ use crate::trace::Format;
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-/// The complete example of the documentation, with a key file that exists.
-fn example() -> (String, tempfile::NamedTempFile) {
+/// The complete example of the documentation, with files that exist where it names secrets.
+fn example() -> (String, tempfile::TempDir) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
     let docs = std::fs::read_to_string(path).expect("the documentation is there");
     let example = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
-    let key = tempfile::NamedTempFile::new().expect("a place for files");
-    std::fs::write(&key, "fedcba9876543210\n").expect("a writable file");
+    let (dir, secrets) = (certificates(), "/run/secrets");
+    std::fs::write(dir.path().join("backend"), "fedcba9876543210\n").expect("a writable file");
     let example = example.expect("there is an example");
-    (example.replace("/run/secrets/backend", &key.path().display().to_string()), key)
+    (example.replace(secrets, &dir.path().display().to_string()), dir)
+}
+
+/// A folder with a certificate, its key, and something that is neither.
+fn certificates() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a place for files");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+    let made = made.expect("a certificate can be made");
+    let put = |name, text: String| std::fs::write(dir.path().join(name), text);
+    put("redis-ca.crt", made.cert.pem()).expect("a writable file");
+    put("redis.crt", made.cert.pem()).expect("a writable file");
+    put("redis.key", made.signing_key.serialize_pem()).expect("a writable file");
+    put("other", "neither".into()).expect("a writable file");
+    dir
 }
 
 /// Settings of a file with this text, called `f.toml` in errors, and these variables.
@@ -348,12 +361,43 @@ fn what_has_to_hold_something_is_not_smaller() {
 fn a_redis_is_where_its_url_says() {
     bad_section("[broker]\nurl = \"localhost\"", &["f.toml:2:7: ", "\"redis://127.0.0.1:6379\""]);
     bad_section("[broker]\nurl = \"http://localhost\"", &["f.toml:2:7: "]);
-    bad_section("[broker]\nurl = \"rediss://localhost\"", &["f.toml:2:7: ", "TLS"]);
+    bad_section("[broker]\nurl = \"rediss://h/#insecure\"", &["f.toml:2:7: ", "always verified"]);
     bad_section("[broker]\nprefix = \"a b\"", &["f.toml:2:10: \"a b\" cannot"]);
     bad_section("[broker]\nprefix = \"\"", &["f.toml:2:10: "]);
     bad_section("[broker]\nstream_partitions = 0", &["f.toml:2:21: ", "from 1 to 1024"]);
     bad_section("[broker]\nlease_ttl = \"999ms\"", &["f.toml:2:13: ", "at least \"1s\""]);
     good(&["[broker]\nurl = \"redis+unix:///run/redis.sock\"\n", WS].concat(), &[]);
+}
+
+#[test]
+fn tls_to_redis_is_known_to_be_good_before_the_first_connection() {
+    let dir = certificates();
+    let tls = |lines: &str| {
+        let lines = lines.replace("DIR", &dir.path().display().to_string());
+        format!("[broker]\nurl = \"rediss://localhost\"\n{lines}")
+    };
+    let both = "ca = \"DIR/redis-ca.crt\"\ncert = \"DIR/redis.crt\"\nkey = \"DIR/redis.key\"\n";
+    for lines in ["", "ca = \"DIR/redis-ca.crt\"\n", both] {
+        let broker = good(&(tls(lines) + WS), &[]).broker.expect("a Redis");
+        assert!(broker.address.is_secured(), "{lines}");
+    }
+    for (lines, fragments) in [
+        ("ca = \"DIR/none\"", &["f.toml:3:6: ", "none cannot be read"][..]),
+        ("ca = \"DIR/other\"", &["f.toml:3:6: there is no certificate of an authority", "PEM"]),
+        ("ca = \"DIR/redis.key\"", &["f.toml:3:6: there is no certificate of an authority"]),
+        ("cert = \"DIR/redis.crt\"", &["f.toml:3:8: ", "without its key", "add key"]),
+        ("key = \"DIR/redis.key\"", &["f.toml:3:7: ", "without its certificate", "add cert"]),
+        ("cert = \"DIR/redis.crt\"\nkey = \"DIR/other\"", &["f.toml:4:7: there is no private key"]),
+        (
+            "cert = \"DIR/other\"\nkey = \"DIR/redis.key\"",
+            &["f.toml:3:8: there is no certificate in it"],
+        ),
+    ] {
+        bad_section(&tls(lines), fragments);
+    }
+    let plain = "[broker]\nurl = \"redis://localhost\"\nca = \"x\"";
+    bad_section(plain, &["f.toml:3:6: this says nothing", "rediss://"]);
+    bad_section("[broker]\nkey = \"x\"", &["f.toml:2:7: this says nothing"]);
 }
 
 #[test]

@@ -110,11 +110,24 @@ pub enum Scope {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Broker {
-    /// Where the Redis is that all pods share, as in "redis://user:password@host:6379/0". Absent:
-    /// this process is alone, and keeps everything in memory.
+    /// Where the Redis is that all pods share, as in "redis://user:password@host:6379/0", or
+    /// "rediss://…" for TLS. Absent: this process is alone, and keeps everything in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub url: Option<String>,
+    /// PEM file with the certificates of the authorities that a "rediss://" server is believed by.
+    /// Absent: those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub ca: Option<PathBuf>,
+    /// PEM file with the certificate by which this pod shows a "rediss://" server who it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with the private key of that certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub key: Option<PathBuf>,
     /// What the names of channels and keys in Redis begin with; the same on all pods.
     pub prefix: String,
     /// How long a pod is believed to live after it was last heard of; the same on all pods.
@@ -269,6 +282,9 @@ impl Default for Broker {
     fn default() -> Broker {
         Broker {
             url: None,
+            ca: None,
+            cert: None,
+            key: None,
             prefix: "pathcast".into(),
             lease_ttl: seconds(15),
             unready_after: seconds(30),

@@ -1,44 +1,58 @@
-//! The trace context that a request came with (W3C Trace Context, section 3.2), passed on as it is.
-//!
-//! Nobody here looks into it; but what is passed on is well-formed, so that those who do can rely on
-//! that.
+//! Trace contexts (W3C Trace Context, section 3.2): whose call a message belongs to.
 
 use std::fmt;
 
-/// The length of a `traceparent`, in bytes.
+/// The length of version 00, in bytes.
 pub const TRACEPARENT_BYTES: usize = 55;
 
-/// A well-formed `traceparent` of version 00.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Traceparent(Box<str>);
+/// A `traceparent` of version 00, as text: `00-<trace id>-<parent id>-<flags>`, lower-case
+/// hexadecimal, neither id all zeros.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Traceparent([u8; TRACEPARENT_BYTES]);
+
+/// Of the flags, the one that every version has (3.2.2.5).
+const SAMPLED: u8 = 1;
 
 impl Traceparent {
-    /// `00-<trace id>-<parent id>-<flags>`, lower-case hexadecimal, neither id all zeros. `None` for
-    /// anything else: the standard says to go on as if there were none.
+    /// A header's value. A later version is read as far as version 00 knows it, and becomes one
+    /// (3.2.4). `None` for whatever else: it is to be ignored, and the message goes its way.
     pub fn parse(text: &str) -> Option<Traceparent> {
-        let mut parts = text.split('-');
-        let is_hex = |part: &str, chars: usize| {
-            part.len() == chars
-                && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let is_id =
-            |part: &str, chars| is_hex(part, chars) && part.bytes().any(|byte| byte != b'0');
-        let is_good = parts.next() == Some("00")
-            && parts.next().is_some_and(|trace| is_id(trace, 32))
-            && parts.next().is_some_and(|parent| is_id(parent, 16))
-            && parts.next().is_some_and(|flags| is_hex(flags, 2))
-            && parts.next().is_none();
-        is_good.then(|| Traceparent(text.into()))
+        let known: &[u8; TRACEPARENT_BYTES] = text.as_bytes().first_chunk()?;
+        let fields = [&known[..2], &known[3..35], &known[36..52], &known[53..]];
+        let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let is_zero = |field: &[u8]| field.iter().all(|&byte| byte == b'0');
+        let [version, trace_id, parent_id, flags] = fields;
+        if [known[2], known[35], known[52]] != *b"---"
+            || !fields.concat().iter().all(is_hex)
+            || is_zero(trace_id)
+            || is_zero(parent_id)
+        {
+            return None;
+        }
+        let rest = &text.as_bytes()[TRACEPARENT_BYTES..];
+        match (version, rest.first()) {
+            (b"00", None) => Some(Traceparent(*known)),
+            (b"00" | b"ff", _) => None,
+            (_, None | Some(b'-')) => {
+                let mut written = *known;
+                written[..2].copy_from_slice(b"00");
+                let low = char::from(flags[1]).to_digit(16)?;
+                let is_sampled = low & u32::from(SAMPLED) != 0;
+                written[53..].copy_from_slice(if is_sampled { b"01" } else { b"00" });
+                Some(Traceparent(written))
+            }
+            _ => None,
+        }
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("hexadecimal digits and hyphens are ASCII")
     }
 }
 
 impl fmt::Debug for Traceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -46,29 +60,53 @@ impl fmt::Debug for Traceparent {
 mod tests {
     use super::*;
 
+    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
     #[track_caller]
-    fn check(text: &str, expected: bool) {
+    fn check(text: &str, expected: Option<&str>) {
         let parsed = Traceparent::parse(text);
-        assert_eq!(parsed.as_ref().map(Traceparent::as_str), expected.then_some(text), "{text}");
+        assert_eq!(parsed.as_ref().map(Traceparent::as_str), expected, "{text}");
     }
 
     #[test]
-    fn only_what_the_standard_says_is_one() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(good.len(), TRACEPARENT_BYTES);
-        check(good, true);
-        check(&good.replace("-01", "-ff"), true);
-        check("", false);
-        check(&good.to_uppercase(), false);
-        check(&good.replacen("00", "01", 1), false);
-        check(&good.replacen("00", "ff", 1), false);
-        check(&format!("{good}-"), false);
-        check(&format!(" {good}"), false);
-        check(&good[1..], false);
-        check(&good[..54], false);
-        check(&good.replace("b7ad6b7169203331", "0000000000000000"), false);
-        check(&good.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)), false);
-        check(&good.replace("0af", "0ag"), false);
-        check(&good.replace('-', "_"), false);
+    fn version_00_stays_as_it_came() {
+        check(GOOD, Some(GOOD));
+        let unsampled = GOOD.replace("-01", "-00");
+        check(&unsampled, Some(&unsampled));
+        let random = GOOD.replace("-01", "-03");
+        check(&random, Some(&random));
+    }
+
+    #[test]
+    fn what_is_malformed_is_none() {
+        for bad in [
+            "",
+            "00",
+            &GOOD[1..],
+            &GOOD[..54],
+            &format!("{GOOD} "),
+            &format!("{GOOD}-more"),
+            &GOOD.to_uppercase(),
+            &GOOD.replace('-', "_"),
+            &GOOD.replace("0af", "0ag"),
+            &GOOD.replace("-01", "-0x"),
+            &GOOD.replace("-01", "é01"),
+            &GOOD.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &GOOD.replace("b7ad6b7169203331", &"0".repeat(16)),
+            &GOOD.replace("00-", "ff-"),
+            &GOOD.replace("00-", "0x-"),
+        ] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_read_as_far_as_it_is_known() {
+        check(&GOOD.replace("00-", "01-"), Some(GOOD));
+        check(&format!("{}-what-comes-then", GOOD.replace("00-", "cc-")), Some(GOOD));
+        check(&GOOD.replace("00-", "01-").replace("-01", "-ff"), Some(GOOD));
+        let unsampled = GOOD.replace("-01", "-00");
+        check(&GOOD.replace("00-", "01-").replace("-01", "-fe"), Some(&unsampled));
+        check(&format!("{}x", GOOD.replace("00-", "01-")), None);
     }
 }

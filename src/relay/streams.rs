@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::stream::{Queue, Stream};
+use crate::broker::Failure;
 use crate::relay::Relay;
 
 /// How long after a failed append it is tried again. Redis back is found out that soon.
@@ -46,8 +47,10 @@ impl Relay {
                     }
                     queue.settle(&refused);
                 }
-                Err(_) => {
-                    queue.repeat();
+                Err(failure) => {
+                    if failure == Failure::Unknown {
+                        queue.repeat();
+                    }
                     tokio::time::sleep(APPEND_AGAIN).await;
                 }
             }

@@ -12,30 +12,30 @@ const CLI: &str = "redis-cli is installed: tests/run.sh does that";
 
 pub struct Redis {
     child: Child,
-    port: u16,
+    pub port: u16,
+    /// Further arguments of its command line.
+    settings: Vec<String>,
     /// Its working directory; gone with it.
     dir: tempfile::TempDir,
-    /// Whether it writes down everything before it answers.
-    is_durable: bool,
 }
 
 impl Redis {
     /// On a port that was free just now.
     pub fn start() -> Redis {
-        Redis::start_with(false)
+        Redis::start_with(Vec::new())
     }
 
     /// One that knows after `restart` all that it has ever answered.
     pub fn start_durable() -> Redis {
-        Redis::start_with(true)
+        let settings = ["--appendonly", "yes", "--appendfsync", "always"];
+        Redis::start_with(settings.map(str::to_owned).into())
     }
 
-    fn start_with(is_durable: bool) -> Redis {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
+    /// With further arguments, as in `["--tls-port", "6380"]`.
+    pub fn start_with(settings: Vec<String>) -> Redis {
+        let port = free_port();
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        Redis { child: spawn(port, &dir, is_durable), port, dir, is_durable }
+        Redis { child: spawn(port, &settings, &dir), port, settings, dir }
     }
 
     pub fn url(&self) -> String {
@@ -50,9 +50,9 @@ impl Redis {
 
     /// Begins anew after `kill`, at the same address, empty unless it is durable.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.dir, self.is_durable);
+        self.child = spawn(self.port, &self.settings, &self.dir);
         // It listens before it has read what it wrote down.
-        until("a Redis that answers", || self.command(&["PING"]) == "PONG");
+        until("a Redis that has read it", || !self.command(&["PING"]).starts_with("LOADING"));
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -92,12 +92,17 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, dir: &tempfile::TempDir, is_durable: bool) -> Child {
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn spawn(port: u16, settings: &[String], dir: &tempfile::TempDir) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-    let appendonly = if is_durable { "yes" } else { "no" };
-    command.args(["--appendonly", appendonly, "--appendfsync", "always"]);
-    command.args(["--daemonize", "no", "--dir"]).arg(dir.path());
+    command.args(["--appendonly", "no", "--daemonize", "no", "--dir"]).arg(dir.path());
+    command.args(settings);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("redis-server is installed: tests/run.sh does that");
     until("a Redis that listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());

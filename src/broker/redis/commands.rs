@@ -11,11 +11,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Arg, Cmd, Pipeline, RedisError, Value};
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, oneshot};
 
 use crate::broker::redis::complaints::Complaints;
 use crate::broker::{Failure, Outage};
+use crate::clock::BootTime;
 
 /// What may wait: as much as in front of a shard.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -43,7 +44,7 @@ pub struct Commands {
 #[derive(Default)]
 struct Waiting {
     /// Since when commands are taken without a break.
-    up_since: Option<Instant>,
+    up_since: Option<BootTime>,
     /// When they were last taken, if they are not.
     down_since: Option<Instant>,
     commands: VecDeque<Waiter>,
@@ -114,7 +115,7 @@ impl Commands {
     }
 
     /// Since when commands are taken without a break; `None` while none are.
-    pub fn up_since(&self) -> Option<Instant> {
+    pub fn up_since(&self) -> Option<BootTime> {
         self.waiting().up_since
     }
 
@@ -128,7 +129,7 @@ impl Commands {
     }
 
     /// From now on commands are taken.
-    pub fn open(&self, now: Instant) {
+    pub fn open(&self, now: BootTime) {
         self.waiting().up_since = Some(now);
     }
 
@@ -152,7 +153,7 @@ impl Commands {
     }
 
     /// Writes what waits until the connection fails, which includes an answer that does not come
-    /// within the connection's response timeout.
+    /// within the connection's response timeout, and one that only a replica gives.
     pub async fn write(&self, mut connection: MultiplexedConnection) -> RedisError {
         loop {
             let Some((batch, replies)) = self.next_batch() else {
@@ -161,7 +162,11 @@ impl Commands {
             };
             // Dropped with an error, the replies say that nothing is known.
             match connection.send_packed_commands(&batch, 0, replies.len()).await {
-                Ok(values) => self.answer(replies, values),
+                Ok(values) => {
+                    if let Some(error) = self.answer(replies, values) {
+                        return error;
+                    }
+                }
                 Err(error) => return error,
             }
             self.waiting().is_under_way = false;
@@ -182,12 +187,18 @@ impl Commands {
         waiting.is_under_way.then_some((batch, replies))
     }
 
-    fn answer(&self, replies: Vec<Reply>, values: Vec<Value>) {
+    /// Hands out the answers. An error among them after which nothing more is to be asked of that
+    /// server.
+    fn answer(&self, replies: Vec<Reply>, values: Vec<Value>) -> Option<RedisError> {
+        let mut fatal = None;
         for (reply, value) in replies.into_iter().zip(values) {
             // What is refused within a transaction is within its answer.
             let answer = match value {
                 Value::ServerError(error) => {
-                    if self.complaints.are_due() {
+                    let error = RedisError::from(error);
+                    if is_of_no_master(&error) {
+                        fatal = Some(error);
+                    } else if self.complaints.are_due() {
                         tracing::error!("Redis refused a command: {error}");
                     }
                     Err(Failure::Unavailable("Redis refused it"))
@@ -197,11 +208,18 @@ impl Commands {
             // Whoever asked may not wait any more.
             let _ = reply.send(answer);
         }
+        fatal
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether whoever answers so is a replica, or no server yet.
+fn is_of_no_master(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading))
 }
 
 fn arguments_bytes(command: &Cmd) -> usize {
@@ -227,7 +245,7 @@ mod tests {
         assert_eq!(commands.send(publish(b"1")).await, away);
         assert_eq!(commands.outage(), Outage::Never);
 
-        commands.open(Instant::now());
+        commands.open(BootTime::now());
         let under_way = commands.send(publish(b"2"));
         let batch = commands.next_batch().expect("a batch");
         assert!(commands.next_batch().is_none());
@@ -245,13 +263,13 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_in_bytes_but_one_always_may() {
         let commands = Commands::default();
-        commands.open(Instant::now());
+        commands.open(BootTime::now());
         let large = publish(&vec![0; WAITING_BYTES_MAX]);
         let first = commands.send(large.clone());
         let full = Err(Failure::Unavailable("too much waits for Redis"));
         assert_eq!(commands.send(publish(b"")).await, full);
         let (_, replies) = commands.next_batch().expect("a batch");
-        commands.answer(replies, vec![Value::Int(3)]);
+        assert!(commands.answer(replies, vec![Value::Int(3)]).is_none());
         assert_eq!(first.await, Ok(Value::Int(3)));
         drop(commands.send(large));
         assert_eq!(commands.waiting().commands.len(), 1);
@@ -260,7 +278,7 @@ mod tests {
     #[test]
     fn a_batch_holds_what_waits_in_order_up_to_its_size() {
         let commands = Commands::default();
-        commands.open(Instant::now());
+        commands.open(BootTime::now());
         for _ in 0..BATCH_COMMANDS_MAX + 1 {
             drop(commands.send(publish(b"x")));
         }

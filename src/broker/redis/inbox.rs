@@ -16,8 +16,10 @@ use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
 use crate::broker::redis::complaints::Complaints;
 use crate::broker::redis::envelope;
+use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
 use crate::broker::{Pending, Receiver};
+use crate::clock::BootTime;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, Reach};
@@ -38,6 +40,7 @@ pub struct Inbox {
     pub names: Names,
     pub commands: Arc<Commands>,
     pub clock: Arc<Clock>,
+    pub lease: Arc<Lease>,
     pub metrics: Arc<Metrics>,
     pub lifecycle: Lifecycle,
     sequence: Mutex<Sequence>,
@@ -71,6 +74,7 @@ pub struct Parts {
     pub names: Names,
     pub commands: Arc<Commands>,
     pub clock: Arc<Clock>,
+    pub lease: Arc<Lease>,
     pub metrics: Arc<Metrics>,
     pub lifecycle: Lifecycle,
 }
@@ -84,13 +88,14 @@ pub struct Question {
 
 impl Inbox {
     pub fn new(parts: Parts, receiver: Box<dyn Receiver>) -> Inbox {
-        let Parts { pod, names, commands, clock, metrics, lifecycle } = parts;
+        let Parts { pod, names, commands, clock, lease, metrics, lifecycle } = parts;
         let sequence = Sequence { receiver, epoch: 0, is_continuous: true, is_in_touch: false };
         Inbox {
             pod,
             names,
             commands,
             clock,
+            lease,
             metrics,
             lifecycle,
             sequence: Mutex::new(sequence),
@@ -174,7 +179,7 @@ impl Inbox {
     fn letter(self: &Arc<Self>, epoch: u64, message: Bytes) -> Result<(), String> {
         match Envelope::decode(message).map_err(|malformed| malformed.to_string())?.body {
             Body::Ask { from, correlation, sent_ms, age_limit_ms, ask } => {
-                let now_ms = self.clock.now_ms(Instant::now()).unwrap_or(sent_ms);
+                let now_ms = self.clock.now_ms(BootTime::now()).unwrap_or(sent_ms);
                 let age_ms = now_ms.saturating_sub(sent_ms);
                 if age_ms > age_limit_ms {
                     self.metrics.unicasts.late.inc();

@@ -1,9 +1,10 @@
 //! Which channels this pod has to hear: concrete paths, counted by session, and configured paths
 //! that others tell of, counted by listener.
 //!
-//! A channel is called a path here, and who wants it a session, whichever it is. It is asked for when its first session comes and given up some seconds after its last one
-//! went, since clients that reconnect come back to where they were. What has been asked for is
-//! believed only when Redis has answered.
+//! A channel is called a path here, and who wants it a session, whichever it is. It is asked for
+//! when its first session comes and given up some seconds after its last one went, since clients
+//! that reconnect come back to where they were. What has been asked for is believed only when Redis
+//! has answered.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -42,8 +43,22 @@ struct Want {
 
 enum Standing {
     /// Who waits for it.
-    Asked(Vec<oneshot::Sender<()>>),
+    Asked(Vec<oneshot::Sender<Result<(), Failure>>>),
     Confirmed,
+    /// Redis does not allow it; asked for again when somebody comes who wants it.
+    Refused,
+}
+
+const AWAY: Failure = Failure::Unavailable("Redis is away");
+const REFUSED: Failure = Failure::Unavailable("Redis refuses that path");
+
+impl<P> Wants<P> {
+    /// Whatever was confirmed, or is waited for, was so on a connection that is no more.
+    fn forget(&mut self) {
+        for want in self.paths.values_mut() {
+            want.standing = Standing::Asked(Vec::new());
+        }
+    }
 }
 
 impl<P> Default for Interest<P> {
@@ -58,18 +73,17 @@ impl<P: Clone + Eq + Hash> Interest<P> {
     /// One more session on the path. The future resolves when Redis has confirmed it; its place is
     /// taken at once.
     pub fn arrive(&self, path: &P) -> impl Future<Output = Result<(), Failure>> + Send + use<P> {
-        let confirmed = self.begin(path);
-        let away = Failure::Unavailable("Redis is away");
+        let begun = self.begin(path);
         async move {
-            match confirmed {
-                Ok(None) => Ok(()),
-                Ok(Some(confirmed)) => confirmed.await.map_err(|_| away),
-                Err(failure) => Err(failure),
+            match begun? {
+                None => Ok(()),
+                Some(answer) => answer.await.unwrap_or(Err(AWAY)),
             }
         }
     }
 
-    fn begin(&self, path: &P) -> Result<Option<oneshot::Receiver<()>>, Failure> {
+    /// `None`: it is confirmed already.
+    fn begin(&self, path: &P) -> Result<Option<oneshot::Receiver<Result<(), Failure>>>, Failure> {
         let mut wants = self.wants();
         let Wants { is_up, paths, unasked, sessions } = &mut *wants;
         *sessions += 1;
@@ -80,13 +94,20 @@ impl<P: Clone + Eq + Hash> Interest<P> {
         });
         want.sessions += 1;
         want.idle_since = None;
+        if !*is_up {
+            return Err(AWAY);
+        }
+        if let Standing::Refused = want.standing {
+            want.standing = Standing::Asked(Vec::new());
+            unasked.push_back(path.clone());
+            self.asked.notify_one();
+        }
         match &mut want.standing {
-            _ if !*is_up => Err(Failure::Unavailable("Redis is away")),
-            Standing::Confirmed => Ok(None),
+            Standing::Confirmed | Standing::Refused => Ok(None),
             Standing::Asked(waiting) => {
-                let (confirm, confirmed) = oneshot::channel();
-                waiting.push(confirm);
-                Ok(Some(confirmed))
+                let (reply, answer) = oneshot::channel();
+                waiting.push(reply);
+                Ok(Some(answer))
             }
         }
     }
@@ -120,23 +141,35 @@ impl<P: Clone + Eq + Hash> Interest<P> {
 
     /// Redis has confirmed these.
     pub fn confirm(&self, paths: &[P]) {
-        let mut wants = self.wants();
         for path in paths {
-            let Some(want) = wants.paths.get_mut(path) else { continue };
-            let asked = std::mem::replace(&mut want.standing, Standing::Confirmed);
-            if let Standing::Asked(waiting) = asked {
-                for confirm in waiting {
-                    // A client may have gone meanwhile.
-                    let _ = confirm.send(());
-                }
+            self.settle(path, Standing::Confirmed, Ok(()));
+        }
+    }
+
+    /// Redis does not allow this one: only those who wait for it are told.
+    pub fn refuse(&self, path: &P) {
+        self.settle(path, Standing::Refused, Err(REFUSED));
+    }
+
+    fn settle(&self, path: &P, standing: Standing, answer: Result<(), Failure>) {
+        let mut wants = self.wants();
+        let Some(want) = wants.paths.get_mut(path) else { return };
+        let asked = std::mem::replace(&mut want.standing, standing);
+        if let Standing::Asked(waiting) = asked {
+            for reply in waiting {
+                // A client may have gone meanwhile.
+                let _ = reply.send(answer);
             }
         }
     }
 
     /// Gives up confirmed paths that nobody has wanted for [`LINGER`]. They are to be unsubscribed
-    /// before anything more is asked for.
+    /// before anything more is asked for. Refused ones go as soon as nobody wants them.
     pub fn expire(&self, now: Instant) -> Vec<P> {
         let mut wants = self.wants();
+        wants
+            .paths
+            .retain(|_, want| !matches!(want.standing, Standing::Refused) || want.sessions > 0);
         let has_expired = |_: &P, want: &mut Want| {
             matches!(want.standing, Standing::Confirmed)
                 && want.idle_since.is_some_and(|since| now.duration_since(since) >= LINGER)
@@ -158,6 +191,7 @@ impl<P: Clone + Eq + Hash> Interest<P> {
     pub fn restart(&self) {
         let mut wants = self.wants();
         wants.paths.retain(|_, want| want.sessions > 0);
+        wants.forget();
         wants.unasked = wants.paths.keys().cloned().collect();
     }
 
@@ -170,9 +204,7 @@ impl<P: Clone + Eq + Hash> Interest<P> {
     pub fn close(&self) {
         let mut wants = self.wants();
         wants.is_up = false;
-        for want in wants.paths.values_mut() {
-            want.standing = Standing::Asked(Vec::new());
-        }
+        wants.forget();
     }
 
     /// What somebody wants now.
@@ -238,9 +270,43 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_path_fails_those_who_wait_and_is_asked_for_again_by_the_next() {
+        let (interest, ws, other) = (Interest::default(), path("/ws"), path("/other"));
+        interest.open();
+        let (first, kept) = (interest.arrive(&ws), interest.arrive(&other));
+        interest.next(10);
+        interest.refuse(&ws);
+        interest.confirm(std::slice::from_ref(&other));
+        assert_eq!(first.now_or_never(), Some(Err(REFUSED)));
+        assert_eq!(kept.now_or_never(), Some(Ok(())));
+        // The first one's departure comes after the second one's arrival, and takes nothing away.
+        let second = interest.arrive(&ws);
+        interest.depart(&ws, Instant::now());
+        assert_eq!(interest.next(10), std::slice::from_ref(&ws));
+        interest.confirm(std::slice::from_ref(&ws));
+        assert_eq!(second.now_or_never(), Some(Ok(())));
+        assert!(interest.expire(Instant::now() + LINGER).is_empty());
+        assert_eq!(interest.counts(), (2, 2));
+    }
+
+    #[test]
+    fn a_refused_path_that_nobody_wants_is_forgotten() {
+        let (interest, ws) = (Interest::default(), path("/ws"));
+        interest.open();
+        drop(interest.arrive(&ws));
+        interest.refuse(&interest.next(1)[0]);
+        assert!(interest.expire(Instant::now()).is_empty());
+        assert_eq!(interest.counts(), (1, 1));
+        interest.depart(&ws, Instant::now());
+        // There is nothing to unsubscribe from.
+        assert!(interest.expire(Instant::now()).is_empty());
+        assert_eq!(interest.counts(), (0, 0));
+    }
+
+    #[test]
     fn without_a_link_nobody_waits_and_what_is_wanted_is_asked_for_again() {
         let (interest, here, gone) = (Interest::default(), path("/here"), path("/gone"));
-        let away = Err(Failure::Unavailable("Redis is away"));
+        let away = Err(AWAY);
         assert_eq!(interest.arrive(&here).now_or_never(), Some(away));
         interest.open();
         let waiting = interest.arrive(&here);
@@ -256,5 +322,16 @@ mod tests {
         interest.confirm(std::slice::from_ref(&here));
         interest.open();
         assert_eq!(interest.arrive(&here).now_or_never(), Some(Ok(())));
+    }
+
+    #[test]
+    fn what_was_confirmed_on_a_connection_that_never_came_up_is_asked_for_again() {
+        let (interest, ws) = (Interest::default(), path("/ws"));
+        drop(interest.arrive(&ws));
+        for _attempt in 0..2 {
+            interest.restart();
+            assert_eq!(interest.next(10), std::slice::from_ref(&ws));
+            interest.confirm(std::slice::from_ref(&ws));
+        }
     }
 }

@@ -1,9 +1,14 @@
 //! The link to Redis: one publishing and one subscribing connection, which live and die together.
 //!
 //! A supervisor connects, subscribes to everything that is wanted, checks the answers, and only then
-//! lets anybody publish. Every second it sends itself a ping through both connections. At the first
-//! error, a missing answer, or three missed pings both are dropped, and it begins anew, for ever.
-//! The crate's own way of reconnecting is not used: it forgets subscriptions in silence.
+//! lets anybody publish. Every second it sends itself a ping through both connections, and asks
+//! whether the server is still a master. At the first error, a missing answer, or three missed pings
+//! both are dropped, and it begins anew, for ever. The crate's own way of reconnecting is not used:
+//! it forgets subscriptions in silence.
+//!
+//! A path that Redis does not let this pod hear keeps the link down if sessions are on it: better no
+//! pod than a deaf one. While the link is up, it is refused to those who come for it, and to nobody
+//! else.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -11,19 +16,25 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ProtocolVersion, PushInfo, PushKind, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError,
+    ServerErrorKind, Value,
 };
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
+use crate::broker::redis::complaints::Complaints;
 use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
+use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::tls::choose_cryptography;
 use crate::broker::redis::{Address, envelope};
+use crate::clock::BootTime;
 use crate::metrics::Metrics;
 use crate::proto::envelope::Body;
 use crate::proto::millis::millis;
@@ -55,15 +66,16 @@ const IDLE_POLL: Duration = Duration::from_millis(10);
 
 pub struct Link {
     client: Client,
-    lease_ttl: Duration,
     names: Names,
     commands: Arc<Commands>,
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
+    lease: Arc<Lease>,
     metrics: Arc<Metrics>,
     closing: CancellationToken,
+    complaints: Complaints,
 }
 
 /// Why the link is down.
@@ -77,47 +89,83 @@ enum Fault {
     Lost,
     #[error("{0} pings through it did not come back")]
     Deaf(u32),
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    #[error("it is no master but a {0}")]
+    NoMaster(String),
     #[error("this pod leaves")]
     Leaving,
+}
+
+/// A channel that Redis does not let this pod hear.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Redis refuses {channel} ({error}): its user needs the rights +subscribe and &{channel}, \
+     or the line in docs/redis.md"
+)]
+struct Refused {
+    channel: String,
+    error: RedisError,
 }
 
 struct Connections {
     publishing: MultiplexedConnection,
     subscribing: MultiplexedConnection,
+    role: Role,
     /// Told when one of them ends.
     lost: Arc<Notify>,
+}
+
+/// Whether the server tells its role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Asked,
+    /// A missing right, or a proxy. A demoted master is known by its refusing to write.
+    Untold,
+}
+
+/// What fails when Redis refuses a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusing {
+    /// The link: somebody who came before would be deaf.
+    Link,
+    /// Those who come for it.
+    Each,
 }
 
 impl Link {
     pub fn new(
         address: Address,
-        lease_ttl: Duration,
         inbox: Arc<Inbox>,
         interest: Arc<Interest<Path>>,
         taps: Arc<Taps>,
     ) -> Result<Link, RedisError> {
+        if address.is_secured() {
+            choose_cryptography();
+        }
         let Address(info) = address;
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_redis_settings(redis.set_skip_set_lib_name()).set_tcp_settings(tcp);
         Ok(Link {
             client: Client::open(info)?,
-            lease_ttl,
             names: inbox.names.clone(),
             commands: inbox.commands.clone(),
             clock: inbox.clock.clone(),
+            lease: inbox.lease.clone(),
             metrics: inbox.metrics.clone(),
             closing: inbox.lifecycle.closing().clone(),
             interest,
             taps,
             inbox,
+            complaints: Complaints::default(),
         })
     }
 
     /// Keeps the link up until the pod closes.
     pub async fn keep(self) {
         let mut backoff = BACKOFF_MIN;
-        let mut is_told = false;
+        let mut told = String::new();
         loop {
             let connected = tokio::select! {
                 connected = self.connect() => connected,
@@ -125,7 +173,8 @@ impl Link {
             };
             let fault = match connected {
                 Ok(connections) => {
-                    (backoff, is_told) = (BACKOFF_MIN, false);
+                    backoff = BACKOFF_MIN;
+                    told.clear();
                     self.up();
                     let fault = self.serve(connections).await;
                     self.down();
@@ -136,10 +185,12 @@ impl Link {
             if let Fault::Leaving = fault {
                 return;
             }
-            if !is_told {
-                tracing::warn!("Redis is away: {fault}");
+            // Once for each reason: the first one is seldom what keeps it away.
+            let why = fault.to_string();
+            if why != told {
+                tracing::warn!("Redis is away: {why}");
+                told = why;
             }
-            is_told = true;
             tokio::select! {
                 () = tokio::time::sleep(jittered(backoff)) => {}
                 () = self.closing.cancelled() => return,
@@ -157,18 +208,32 @@ impl Link {
         let (mut publishing, mut subscribing) =
             tokio::try_join!(self.open(epoch, &lost), self.open(epoch, &lost))?;
 
-        let asked = Instant::now();
-        let redis_ms = time_ms(publishing.send_packed_command(&redis::cmd("TIME")).await?)?;
-        self.clock.restart(redis_ms, asked, Instant::now());
+        let asked = BootTime::now();
+        let redis_ms = time_ms(answer(&mut publishing, &redis::cmd("TIME")).await?)?;
+        self.clock.restart(redis_ms, asked, BootTime::now());
 
-        self.subscribe(&mut subscribing).await?;
-        subscribing.subscribe(self.names.pod(self.inbox.pod)).await?;
-        for command in self.renewal() {
-            publishing.send_packed_command(&command).await?.extract_error()?;
+        let role = match answer(&mut publishing, &redis::cmd("ROLE")).await {
+            Ok(role) => {
+                must_be_master(&role)?;
+                Role::Asked
+            }
+            Err(error) if is_answer(&error) => Role::Untold,
+            Err(error) => return Err(error.into()),
+        };
+
+        self.subscribe(&mut subscribing, Refusing::Link).await?;
+        let inbox = self.names.pod(self.inbox.pod);
+        if let Err(error) = subscribing.subscribe(&inbox).await {
+            return Err(refused(inbox, error)?.into());
         }
+        let begun = BootTime::now();
+        for command in self.renewal() {
+            answer(&mut publishing, &command).await?;
+        }
+        self.confirm(begun);
         // After the lease: whoever taps and does not see this pod is seen by it.
         self.taps.begin(&mut publishing).await?;
-        Ok(Connections { publishing, subscribing, lost })
+        Ok(Connections { publishing, subscribing, role, lost })
     }
 
     async fn open(&self, epoch: u64, lost: &Arc<Notify>) -> Result<MultiplexedConnection, Fault> {
@@ -196,7 +261,7 @@ impl Link {
 
     fn up(&self) {
         self.inbox.resume();
-        self.commands.open(Instant::now());
+        self.commands.open(BootTime::now());
         self.interest.open();
         self.taps.interest.open();
         self.metrics.broker.up.set(1);
@@ -212,11 +277,11 @@ impl Link {
 
     /// Until something breaks.
     async fn serve(&self, connections: Connections) -> Fault {
-        let Connections { publishing, subscribing, lost } = connections;
+        let Connections { publishing, subscribing, role, lost } = connections;
         tokio::select! {
             error = self.commands.write(publishing) => error.into(),
-            error = self.follow(subscribing) => error.into(),
-            missed = self.ping() => Fault::Deaf(missed),
+            fault = self.follow(subscribing) => fault,
+            fault = self.ping(role) => fault,
             () = self.renew() => Fault::Leaving,
             () = self.taps.keep() => Fault::Leaving,
             () = lost.notified() => Fault::Lost,
@@ -224,7 +289,7 @@ impl Link {
     }
 
     /// Keeps the subscriptions at what is wanted.
-    async fn follow(&self, mut connection: MultiplexedConnection) -> RedisError {
+    async fn follow(&self, mut connection: MultiplexedConnection) -> Fault {
         let mut linger = tokio::time::interval(PING_INTERVAL);
         loop {
             tokio::select! {
@@ -238,71 +303,113 @@ impl Link {
                     let expired: Vec<String> = out.chain(told).collect();
                     for chunk in expired.chunks(SUBSCRIBE_CHUNK) {
                         if let Err(error) = connection.unsubscribe(chunk).await {
-                            return error;
+                            return error.into();
                         }
                     }
                 }
             }
-            if let Err(error) = self.subscribe(&mut connection).await {
-                return error;
+            if let Err(fault) = self.subscribe(&mut connection, Refusing::Each).await {
+                return fault;
             }
         }
     }
 
     /// Subscribes to everything that is wanted and not subscribed to.
-    async fn subscribe(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        Link::subscribe_to(connection, &self.interest, |path| self.names.out(path)).await?;
-        Link::subscribe_to(connection, &self.taps.interest, |text| self.names.events(text)).await
+    async fn subscribe(
+        &self,
+        connection: &mut MultiplexedConnection,
+        refusing: Refusing,
+    ) -> Result<(), Fault> {
+        let out = |path: &Path| self.names.out(path);
+        self.subscribe_to(connection, &self.interest, out, refusing).await?;
+        let told = |configured: &Arc<str>| self.names.events(configured);
+        self.subscribe_to(connection, &self.taps.interest, told, refusing).await
     }
 
     async fn subscribe_to<P: Clone + Eq + Hash>(
+        &self,
         connection: &mut MultiplexedConnection,
         interest: &Interest<P>,
         channel: impl Fn(&P) -> String,
-    ) -> Result<(), RedisError> {
+        refusing: Refusing,
+    ) -> Result<(), Fault> {
         loop {
-            let next = interest.next(SUBSCRIBE_CHUNK);
-            if next.is_empty() {
+            let paths = interest.next(SUBSCRIBE_CHUNK);
+            if paths.is_empty() {
                 return Ok(());
             }
-            connection.subscribe(next.iter().map(&channel).collect::<Vec<_>>()).await?;
-            interest.confirm(&next);
+            match connection.subscribe(paths.iter().map(&channel).collect::<Vec<_>>()).await {
+                Ok(()) => interest.confirm(&paths),
+                // One refused channel fails the whole command.
+                Err(error) if is_refusal(&error) => {
+                    for path in &paths {
+                        let channel = channel(path);
+                        match connection.subscribe(&channel).await {
+                            Ok(()) => interest.confirm(std::slice::from_ref(path)),
+                            Err(error) => {
+                                let refused = refused(channel, error)?;
+                                if refusing == Refusing::Link {
+                                    return Err(refused.into());
+                                }
+                                interest.refuse(path);
+                                if self.complaints.are_due() {
+                                    tracing::error!("{refused}");
+                                }
+                            }
+                        }
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
-    /// Asks itself through Redis whether it still hears, and Redis for its time, until too many
-    /// pings were missed: how many.
-    async fn ping(&self) -> u32 {
+    /// Asks itself through Redis whether it still hears, and Redis for its time and role, until too
+    /// many pings were missed, or a replica answers.
+    async fn ping(&self, role: Role) -> Fault {
         let mut interval = tokio::time::interval(PING_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let asked = Instant::now();
-            let nonce = match self.inbox.ping(PINGS_MISSED_MAX, asked) {
+            let nonce = match self.inbox.ping(PINGS_MISSED_MAX, Instant::now()) {
                 Ok(nonce) => nonce,
-                Err(missed) => return missed,
+                Err(missed) => return Fault::Deaf(missed),
             };
             let ping = envelope(Uuid::now_v7(), Body::Ping { nonce });
             drop(self.commands.send(Cmd::publish(self.names.pod(self.inbox.pod), ping)));
-            let time = self.commands.send(redis::cmd("TIME")).await;
-            if let Some(redis_ms) = time.ok().and_then(|value| time_ms(value).ok()) {
-                self.clock.note(redis_ms, asked, Instant::now());
+            let asked = BootTime::now();
+            let time = self.commands.send(redis::cmd("TIME"));
+            let role = (role == Role::Asked).then(|| self.commands.send(redis::cmd("ROLE")));
+            if let Some(redis_ms) = time.await.ok().and_then(|value| time_ms(value).ok()) {
+                self.clock.note(redis_ms, asked, BootTime::now());
+            }
+            if let Some(role) = role
+                && let Ok(role) = role.await
+                && let Err(fault) = must_be_master(&role)
+            {
+                return fault;
             }
         }
     }
 
     /// Renews the lease until the pod closes, and takes it back then.
     async fn renew(&self) {
-        let mut interval = tokio::time::interval(self.lease_ttl.div_f64(RENEWALS));
+        let mut interval = tokio::time::interval(self.lease.ttl.div_f64(RENEWALS));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         interval.tick().await;
         loop {
             tokio::select! {
-                _ = interval.tick() => {
-                    for command in self.renewal() {
-                        drop(self.commands.send(command));
-                    }
-                }
+                _ = interval.tick() => {}
                 () = self.closing.cancelled() => break,
+            }
+            let begun = BootTime::now();
+            let [lease, place] = self.renewal().map(|command| self.commands.send(command));
+            match lease.await.and(place.await) {
+                Ok(_) => self.confirm(begun),
+                Err(failure) if self.lease.miss() => {
+                    tracing::warn!("this pod's lease could not be renewed: {failure}");
+                }
+                Err(_) => {}
             }
         }
         let pod = self.inbox.pod;
@@ -313,15 +420,62 @@ impl Link {
         }
     }
 
+    fn confirm(&self, begun: BootTime) {
+        if let Some(expired) = self.lease.confirm(begun) {
+            let lapsed = begun.since(expired);
+            tracing::warn!(
+                "this pod's lease had lapsed {lapsed:.1?} ago: it may be taken for dead"
+            );
+        }
+    }
+
     /// The lease with what the pod holds, and its place among the pods.
     fn renewal(&self) -> [Cmd; 2] {
         let pod = self.inbox.pod;
         let (sessions, paths) = self.interest.counts();
-        let ttl_ms = millis(self.lease_ttl);
+        let ttl_ms = millis(self.lease.ttl);
         let counts = format!(r#"{{"sessions":{sessions},"paths":{paths}}}"#);
         let mut lease = redis::cmd("SET");
         lease.arg(self.names.lease(pod)).arg(counts).arg("PX").arg(ttl_ms);
         [lease, Cmd::sadd(self.names.pods(), pod.text())]
+    }
+}
+
+/// The answer to one command; an error that Redis answered is one.
+async fn answer(
+    connection: &mut MultiplexedConnection,
+    command: &Cmd,
+) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await?.extract_error()
+}
+
+/// Whether Redis said so, rather than nothing.
+fn is_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+fn is_refusal(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
+/// What a failed subscription was: refused, or the end of the link.
+fn refused(channel: String, error: RedisError) -> Result<Refused, Fault> {
+    match is_refusal(&error) {
+        true => Ok(Refused { channel, error }),
+        false => Err(error.into()),
+    }
+}
+
+/// What `ROLE` tells begins with the role. What it says in another form proves nothing.
+fn must_be_master(role: &Value) -> Result<(), Fault> {
+    match role {
+        Value::Array(parts) => match parts.first() {
+            Some(Value::BulkString(role)) if role != b"master" => {
+                Err(Fault::NoMaster(String::from_utf8_lossy(role).into_owned()))
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 

@@ -5,43 +5,45 @@
 //! hands on what comes at once. Both are kept up by the supervisor in [`link`]. Only this module
 //! names the `redis` crate.
 
+pub mod absent;
+pub mod asker;
 pub mod clock;
 pub mod commands;
 pub mod complaints;
 pub mod inbox;
 pub mod interest;
+pub mod lease;
 pub mod link;
 pub mod names;
 pub mod taps;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
+use crate::broker::redis::asker::Asker;
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
-use crate::broker::redis::inbox::{Inbox, Parts, Question};
+use crate::broker::redis::inbox::{Inbox, Parts};
 use crate::broker::redis::interest::Interest;
+use crate::broker::redis::lease::Lease;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::taps::Taps;
 use crate::broker::{Broker, Failure, Outage, Pending, Receiver};
-use crate::clock::unix_ms;
+use crate::clock::{BootTime, unix_ms};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::envelope::{Body, Envelope};
-use crate::proto::millis::millis;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
 use crate::proto::stream::Entry;
 use crate::proto::telling::{Place, Told, What};
-
-/// How long a pod that lives, but does not listen at the moment, is given before it is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where a Redis is, and how to enter.
 #[derive(Debug, Clone)]
@@ -64,9 +66,8 @@ pub struct Redis {
     inbox: Arc<Inbox>,
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
-    lease_ttl: Duration,
+    asker: Arc<Asker>,
     stream_backlog_max: u64,
-    ask_timeout: Duration,
 }
 
 /// Why there can be no link to a Redis, now or later.
@@ -75,9 +76,16 @@ pub struct Redis {
 pub struct Unusable(RedisError);
 
 impl Address {
-    /// `redis://[user][:password@]host[:port][/database]`, or `redis+unix:///path`.
+    /// `redis://[user][:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `redis+unix:///path`.
     pub fn parse(url: &str) -> Result<Address, String> {
-        url.into_connection_info().map(Address).map_err(|error| error.to_string())
+        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                Err("certificates are always verified".to_owned())
+            }
+            _ => Ok(Address(info)),
+        }
     }
 }
 
@@ -96,25 +104,29 @@ impl Redis {
             names: Names::new(prefix),
             commands: Arc::new(Commands::default()),
             clock: Arc::new(Clock::default()),
+            lease: Arc::new(Lease::new(lease_ttl)),
             metrics,
             lifecycle: lifecycle.clone(),
         };
         let inbox = Arc::new(Inbox::new(parts, Box::new(receiver)));
         let interest = Arc::new(Interest::default());
         let taps = Arc::new(Taps::new(inbox.clone()));
-        let link = Link::new(address, lease_ttl, inbox.clone(), interest.clone(), taps.clone());
+        let asker = Arc::new(Asker::new(inbox.clone(), lease_ttl, ask_timeout));
+        let link = Link::new(address, inbox.clone(), interest.clone(), taps.clone());
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, lease_ttl, stream_backlog_max, ask_timeout })
+        Ok(Redis { inbox, interest, taps, asker, stream_backlog_max })
     }
 
-    /// The one way by which events leave this pod, to streams and to other pods' listeners: the
-    /// place to ask whether the pod still has its lease.
-    fn send_events(
-        &self,
-        commands: Vec<Cmd>,
-    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
-        self.inbox.commands.send_all(commands)
+    /// The one way by which events leave this pod, to streams and to other pods' listeners: not
+    /// while its sessions may have been taken for dead.
+    fn send_events(&self, commands: Vec<Cmd>) -> Pending<Vec<Result<Value, Failure>>> {
+        if !self.inbox.lease.is_held(BootTime::now()) {
+            let failure = Failure::Unavailable("this pod's lease has lapsed");
+            return Box::pin(std::future::ready(Err(failure)));
+        }
+        let answers = self.inbox.commands.send_all(commands);
+        Box::pin(async move { Ok(answers.await) })
     }
 
     fn addition(&self, entry: &Entry) -> Cmd {
@@ -125,14 +137,6 @@ impl Redis {
             addition.arg(*name).arg(text);
         }
         addition
-    }
-
-    /// What proves that a pod has gone: there is no lease of it, and this pod would have seen it
-    /// renewed, since it saw Redis without a break for a whole lease time.
-    async fn is_gone(inbox: &Inbox, pod: PodId, lease_ttl: Duration) -> Result<bool, Failure> {
-        let leased = inbox.commands.send(Cmd::exists(inbox.names.lease(pod))).await?;
-        let up_since = inbox.commands.up_since();
-        Ok(leased == Value::Int(0) && up_since.is_some_and(|since| since.elapsed() >= lease_ttl))
     }
 }
 
@@ -152,37 +156,7 @@ impl Broker for Redis {
     }
 
     fn ask(&self, pod: PodId, ask: Ask) -> Pending<Answer> {
-        let (inbox, lease_ttl, limit) = (self.inbox.clone(), self.lease_ttl, self.ask_timeout);
-        let Some(sent_ms) = inbox.clock.now_ms(Instant::now()) else {
-            return Box::pin(std::future::ready(Err(Failure::Unavailable("Redis is away"))));
-        };
-        let mut question = inbox.question();
-        let body = Body::Ask {
-            from: inbox.pod,
-            correlation: question.correlation,
-            sent_ms,
-            age_limit_ms: millis(limit),
-            ask,
-        };
-        let letter = Cmd::publish(inbox.names.pod(pod), envelope(Uuid::now_v7(), body));
-        let mut sent = Box::pin(inbox.commands.send(letter.clone()));
-        let answered = async move {
-            loop {
-                if receivers(sent.await?)? > 0 {
-                    let Question { answer, .. } = &mut question;
-                    return answer.await.map_err(|_| Failure::Unknown);
-                }
-                if Redis::is_gone(&inbox, pod, lease_ttl).await? {
-                    return Ok(Answer::Gone);
-                }
-                // It lives, or may: it comes back within the time, or is asked in vain.
-                tokio::time::sleep(ASK_AGAIN).await;
-                sent = Box::pin(inbox.commands.send(letter.clone()));
-            }
-        };
-        Box::pin(async move {
-            tokio::time::timeout(limit, answered).await.unwrap_or(Err(Failure::Unknown))
-        })
+        self.asker.ask(pod, ask)
     }
 
     fn pods(&self) -> Pending<Vec<PodId>> {
@@ -229,7 +203,7 @@ impl Broker for Redis {
         let message = envelope(Uuid::now_v7(), Body::Told(told));
         let channel = self.inbox.names.events(configured);
         let sent = self.send_events(vec![Cmd::publish(channel, message)]);
-        Box::pin(async move { sent.await.into_iter().try_for_each(|answer| answer.map(drop)) })
+        Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
     }
 
     fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>> {
@@ -237,7 +211,7 @@ impl Broker for Redis {
         commands.extend(entries.iter().map(|entry| self.addition(entry)));
         commands.push(redis::cmd("EXEC"));
         let sent = self.send_events(commands);
-        Box::pin(async move { appended(sent.await) })
+        Box::pin(async move { appended(sent.await?) })
     }
 
     fn outage(&self) -> Outage {
