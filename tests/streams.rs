@@ -212,6 +212,8 @@ async fn a_pod_that_leaves_writes_every_disconnect_first() {
     for _ in 0..50 {
         clients.push(pod.open("/ws").await);
     }
+    // A client sees its 101 a moment before the pod does.
+    eventually("every connect", async || (entries(&server, "/ws").len() == 50).then_some(())).await;
     pod.signal(Signal::TERM);
     for client in &mut clients {
         assert_eq!(client.closing().await.close_code(), Some(1012));
