@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::api;
 use crate::backend::sse::Sse;
+use crate::backend::stream::Stream;
 use crate::broker::Broker;
 use crate::broker::memory::Memory;
 use crate::broker::redis::{Redis, Unusable};
@@ -27,7 +29,9 @@ use crate::proto::close::Cause;
 use crate::proto::millis::millis;
 use crate::proto::session_id::PodId;
 use crate::relay::ears::Ears;
+use crate::relay::hearsay::Hearsay;
 use crate::relay::local::Local;
+use crate::relay::taps::Taps;
 use crate::relay::{Parts, Relay};
 use crate::watch::Changes;
 
@@ -45,6 +49,7 @@ pub struct App {
     relay: Arc<Relay>,
     hub: Arc<Hub>,
     events: Arc<Sse>,
+    stream: Arc<Stream>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -81,17 +86,27 @@ impl App {
         let pod = PodId(pod);
 
         let events = Arc::new(Sse::start(&lifecycle, metrics.clone()));
-        let (ears, departures) = Ears::new(events.clone());
+        let (stream, queue) = Stream::new(metrics.clone());
+        let stream = Arc::new(stream);
+        let partitions = settings.stream_partitions;
+        let (ears, departures) = Ears::new(events.clone(), stream.clone(), partitions);
         let ears: Arc<dyn Inbound> = Arc::new(ears);
         let hub = Hub::start(pod, settings.hub, &metrics, &ears).map_err(Error::Shards)?;
         let hub = Arc::new(hub);
         let presence = Arc::new(Presence::new(hub.shards()));
+        let paths = Arc::new(ArcSwap::from_pointee(settings.paths));
+        let hearsay = Arc::new(Hearsay::new(events.clone()));
+        let (taps, tapped) = Taps::new(events.clone());
+        let taps = Arc::new(taps);
         let local = Local {
             hub: hub.clone(),
             presence: presence.clone(),
             metrics: metrics.clone(),
             frame_bytes_max: settings.relay.frame_bytes_max,
             retry_within_ms: millis(settings.drain.retry_after),
+            paths: paths.clone(),
+            hearsay: hearsay.clone(),
+            taps: taps.clone(),
         };
         let broker: Box<dyn Broker> = match settings.broker {
             Some(config) => {
@@ -108,12 +123,18 @@ impl App {
             hub: hub.clone(),
             presence,
             events: events.clone(),
+            hearsay,
+            taps,
             metrics: metrics.clone(),
-            paths: Arc::new(settings.paths),
+            paths,
             leaving: lifecycle.draining().clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
-        lifecycle.spawn(relay.clone().keep_books(departures, lifecycle.closing().clone()));
+        let closing = lifecycle.closing();
+        lifecycle.spawn(relay.clone().keep_books(departures, closing.clone()));
+        lifecycle.spawn(relay.clone().tell_taps(tapped, lifecycle.clone()));
+        lifecycle.spawn(relay.clone().keep_hearing(closing.clone()));
+        lifecycle.spawn(relay.clone().write_streams(stream.clone(), queue, closing.clone()));
 
         let (api_listener, api) = listen(settings.api.listen, "the API")?;
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;
@@ -125,7 +146,7 @@ impl App {
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
-        Ok(App { relay, hub, events, metrics, lifecycle, drain, source, clients, api })
+        Ok(App { relay, hub, events, stream, metrics, lifecycle, drain, source, clients, api })
     }
 
     /// Where clients connect.
@@ -164,13 +185,16 @@ impl App {
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
         let flushed = async {
-            while self.hub.occupied() > 0 || self.events.has_waiting() {
+            let is_told = || !self.events.has_waiting() && !self.stream.has_waiting();
+            while self.hub.occupied() > 0 || !is_told() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };
         let leave = async {
             if tokio::time::timeout(self.drain.timeout, flushed).await.is_err() {
-                tracing::warn!(sessions = self.hub.occupied(), "sessions left in mid-farewell");
+                let has_untold = self.events.has_waiting() || self.stream.has_waiting();
+                let sessions = self.hub.occupied();
+                tracing::warn!(sessions, has_untold, "left in mid-farewell");
             }
             if !self.lifecycle.finish(FINISH_TIMEOUT).await {
                 tracing::warn!("some requests did not end in time");

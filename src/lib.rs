@@ -33,7 +33,8 @@
 //! its outbox ([`hub::outbox`]).
 //!
 //! A client's bytes are read by its shard ([`hub::reading`]), decoded ([`proto::session`]), and
-//! told as events ([`relay::ears`]) to whoever listens ([`backend::sse`]).
+//! told as events ([`relay::ears`]) to whoever listens ([`backend::sse`]), here or on another pod
+//! ([`relay::taps`], [`relay::hearsay`]), and to streams ([`backend::stream`]).
 
 pub mod api;
 pub mod app;

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::proto::ask::Answer;
@@ -23,6 +23,10 @@ const FANOUT_SECONDS: &[f64] =
 /// Upper edges in seconds: from a Redis beside this pod to one that has nearly been given up.
 const ROUNDTRIP_SECONDS: &[f64] =
     &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 3.0];
+
+/// Upper edges in seconds: from a Redis beside this pod to one that was away for minutes.
+const BACKEND_SECONDS: &[f64] =
+    &[1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0];
 
 /// Close codes with a value of their own (RFC 6455 section 7.4 and the registry it began).
 const CODES: RangeInclusive<u16> = 1000..=1014;
@@ -47,7 +51,9 @@ pub struct Metrics {
     pub draining: IntGauge,
     pub shard_imbalance: IntGauge,
     pub event_listeners: IntGauge,
+    pub event_taps: IntGauge,
     pub events_missed: IntCounter,
+    pub streamed: Backend,
     pub panics: IntCounter,
 }
 
@@ -83,9 +89,11 @@ impl Unicasts {
             Answer::OutboxFull => &self.outbox_full,
             Answer::Overloaded | Answer::Nothing | Answer::TooBig(_) => &self.refused,
             // These answer something else: nothing is known of the unicast.
-            Answer::Info(_) | Answer::Closed | Answer::Sessions { .. } | Answer::Census(_) => {
-                &self.unknown
-            }
+            Answer::Info(_)
+            | Answer::Closed
+            | Answer::Sessions { .. }
+            | Answer::Census(_)
+            | Answer::Tapped(_) => &self.unknown,
         }
     }
 }
@@ -96,6 +104,32 @@ pub struct Broker {
     pub roundtrip_seconds: Histogram,
     pub gaps: IntCounter,
     pub malformed: IntCounter,
+}
+
+/// What became of the events for one backend.
+pub struct Backend {
+    pub taken: IntCounter,
+    /// Its queue was full.
+    pub dropped: IntCounter,
+    /// It will never take them.
+    pub refused: IntCounter,
+    /// Attempts made again, because nobody knows what became of the one before.
+    pub repeated: IntCounter,
+    /// Until it had them.
+    pub seconds: Histogram,
+}
+
+impl Backend {
+    fn new(name: &str, family: &IntCounterVec, seconds: &HistogramVec) -> Backend {
+        let result = |result| family.with_label_values(&[name, result]);
+        Backend {
+            taken: result("taken"),
+            dropped: result("dropped"),
+            refused: result("refused"),
+            repeated: result("repeated"),
+            seconds: seconds.with_label_values(&[name]),
+        }
+    }
 }
 
 /// The handles of one configured path.
@@ -151,6 +185,16 @@ impl Metrics {
         let roundtrip_seconds =
             Histogram::with_opts(roundtrip.buckets(ROUNDTRIP_SECONDS.to_vec()))?;
         registry.register(Box::new(roundtrip_seconds.clone()))?;
+        let backend_events = counters(
+            "backend_events_total",
+            "Events for a backend, and attempts made again.",
+            &["backend", "result"],
+        )?;
+        let backend_seconds =
+            HistogramOpts::new("backend_seconds", "From an event until its backend had it.");
+        let backend_seconds =
+            HistogramVec::new(backend_seconds.buckets(BACKEND_SECONDS.to_vec()), &["backend"])?;
+        registry.register(Box::new(backend_seconds.clone()))?;
         Ok(Metrics {
             sessions,
             opened: counters("sessions_opened_total", "Sessions opened.", &["path"])?,
@@ -184,7 +228,9 @@ impl Metrics {
                 "Sessions of the fullest shard less those of the emptiest.",
             )?,
             event_listeners: gauge("event_listeners", "Listeners of server-sent events.")?,
-            events_missed: counter("events_missed_total", "Events a listener was too slow for.")?,
+            event_taps: gauge("event_taps", "Configured paths whose events other pods are told.")?,
+            events_missed: counter("events_missed_total", "Events a listener did not get.")?,
+            streamed: Backend::new("stream", &backend_events, &backend_seconds),
             panics: counter("session_panics_total", "Sessions closed 1011 after a bug.")?,
             paths: Mutex::default(),
             registry,

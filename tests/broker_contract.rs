@@ -9,7 +9,8 @@ use pathcast::broker::{Broker, Failure, Letter};
 use pathcast::proto::ask::{Answer, Ask};
 use pathcast::proto::path::Path;
 use pathcast::proto::session_id::PodId;
-use support::brokered::{Heard, Pod, in_time, path, publish, unicast};
+use pathcast::proto::telling::{Place, What};
+use support::brokered::{CONFIGURED, Heard, Pod, in_time, path, publish, unicast};
 use support::redis::Redis;
 use support::wait::eventually;
 
@@ -96,6 +97,18 @@ async fn contract(broker: Arc<dyn Broker>, own: PodId, pod: Heard) {
         Ok(Answer::Census(Vec::new()))
     );
 
+    // What this pod tells of its sessions is for other pods: it does not come back.
+    pod.clear();
+    let configured: Arc<str> = CONFIGURED.into();
+    in_time(broker.tap(&configured)).await.expect("tapped");
+    for number in 0..3 {
+        let place = Place { stretch: 1, number };
+        in_time(broker.tell(&configured, place, What::Beat)).await.expect("told");
+    }
+    assert_eq!(in_time(publish(&here, "after")).await, Ok(1));
+    assert_eq!(pod.wait(1).await, ["/ws/here after"]);
+    broker.untap(&configured);
+
     // Who has come as often as he left is not heard for; who has not, is.
     in_time(broker.subscribe(&here)).await.expect("subscribed");
     broker.unsubscribe(&here);
@@ -107,7 +120,10 @@ async fn contract(broker: Arc<dyn Broker>, own: PodId, pod: Heard) {
 async fn memory_keeps_the_contract() {
     let own = PodId([1; 8]);
     let pod = Heard::default();
-    contract(Arc::new(Memory::new(own, pod.clone())), own, pod).await;
+    let memory = Arc::new(Memory::new(own, pod.clone()));
+    contract(memory.clone(), own, pod).await;
+    // There is nothing to append to, and nothing was.
+    assert!(matches!(in_time(memory.append(&[])).await, Err(Failure::Unavailable(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use pathcast::broker::{Failure, Letter, Peer};
 use pathcast::proto::ask::{Answer, Ask};
 use pathcast::proto::envelope::{Body, Envelope};
+use pathcast::proto::event::Kind;
 use pathcast::proto::session_id::{PodId, SessionId};
+use pathcast::proto::stream::Entry;
+use pathcast::proto::telling::{Place, What};
 use rustix::process::Signal;
-use support::brokered::{LEASE_TTL, Pod, in_time, path, unicast};
+use support::brokered::{CONFIGURED, LEASE_TTL, Pod, in_time, path, unicast};
 use support::redis::Redis;
 use support::wait::{eventually, within_time};
 use uuid::Uuid;
@@ -279,12 +282,113 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     pod.subscribe(&path("/ws/here")).await;
     works_again(&[&pod]).await;
     assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(0) }]));
+    in_time(pod.broker.tap(&CONFIGURED.into())).await.expect("tapped");
+    assert_eq!(in_time(pod.broker.append(&[entry(0, 1)])).await, Ok(vec![]));
     let dry_run =
         |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
     assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");
     assert!(dry_run(&["SET", "other", "y"]).contains("no permissions"));
     assert!(dry_run(&["PUBLISH", "other", "y"]).contains("no permissions"));
     assert!(dry_run(&["FLUSHALL"]).contains("no permissions"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_pod_tells_the_other_hears_in_order() {
+    let (_server, a, b) = two().await;
+    in_time(a.broker.tap(&CONFIGURED.into())).await.expect("tapped");
+    let tell = |number| {
+        let (id, json) = (format!("x-{number}"), format!("{{\"n\":{number}}}").into());
+        let what = What::Event { id, kind: Kind::Message, path: path("/ws/here"), json };
+        b.broker.tell(CONFIGURED, Place { stretch: 3, number }, what)
+    };
+    let told: Vec<_> = (0..300).map(tell).collect();
+    for told in told.into_iter().rev() {
+        in_time(told).await.expect("told");
+    }
+    let line = |number| {
+        format!("{CONFIGURED} {B} 3:{number} x-{number} message /ws/here {{\"n\":{number}}}")
+    };
+    assert_eq!(a.heard.wait(300).await, (0..300).map(line).collect::<Vec<_>>());
+    assert_eq!(b.heard.lines(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_is_seen_by_all_and_lapses() {
+    let (server, a, b) = two().await;
+    assert_eq!(b.heard.tapped(), [""; 0]);
+    let tap = format!("pathcast:tap:{CONFIGURED}");
+    for _ in 0..2 {
+        in_time(a.broker.tap(&CONFIGURED.into())).await.expect("tapped");
+    }
+    a.broker.untap(&CONFIGURED.into());
+    // Who comes later has seen it before anything else.
+    let late = Pod::start(PodId(*b"pod-late"), &server).await;
+    assert_eq!(late.heard.tapped(), [CONFIGURED]);
+    eventually("a tap that is seen", async || (b.heard.tapped() == [CONFIGURED]).then_some(()))
+        .await;
+    // It is renewed while somebody listens, also when Redis forgets it.
+    server.command(&["DEL", &tap]);
+    eventually("a new tap", async || (server.command(&["EXISTS", &tap]) == "1").then_some(()))
+        .await;
+    a.broker.untap(&CONFIGURED.into());
+    eventually("a tap that lapses", async || b.heard.tapped().is_empty().then_some(())).await;
+    assert_eq!(server.command(&["EXISTS", &tap]), "0");
+    // The channel lingers as long as a path does.
+    let subscribed = || server.command(&["PUBSUB", "CHANNELS", "pathcast:ev:*"]);
+    eventually("one channel less", async || subscribed().is_empty().then_some(())).await;
+}
+
+fn entry(number: usize, partition: u32) -> Entry {
+    let fields = vec![("id", number.to_string()), ("msg", format!("{{\"payload\":{number}}}"))];
+    Entry { configured: CONFIGURED.into(), partition, fields }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_appended_to_in_order_all_or_none() {
+    let mut server = Redis::start();
+    let pod = Pod::start(A, &server).await;
+    let key = |partition| format!("pathcast:in:{CONFIGURED}:{partition}");
+    let appended = |entries: Vec<Entry>| in_time(pod.broker.append(&entries));
+    assert_eq!(appended((0..300).map(|n| entry(n, n as u32 % 2)).collect()).await, Ok(vec![]));
+    for partition in [0, 1] {
+        let range = server.command(&["XRANGE", &key(partition), "-", "+"]);
+        // Id, name, value, name, value.
+        let lines: Vec<_> = range.lines().collect();
+        let numbers: Vec<usize> =
+            lines.chunks(5).map(|entry| entry[2].parse().expect("a number")).collect();
+        let expected = (0..300).filter(|n| n % 2 == partition as usize);
+        assert_eq!(numbers, expected.collect::<Vec<_>>());
+        assert_eq!(
+            (lines[1], lines[3], lines[9]),
+            ("id", "msg", &*format!("{{\"payload\":{}}}", partition + 2))
+        );
+    }
+    // About as many as are to be kept.
+    for _ in 0..5 {
+        assert_eq!(appended((0..400).map(|n| entry(n, 1)).collect()).await, Ok(vec![]));
+    }
+    let length: u64 = server.command(&["XLEN", &key(1)]).parse().expect("a number");
+    assert!((1_000..1_200).contains(&length), "{length}");
+
+    // What somebody else has made of a key is no stream; the others are not held up by it.
+    server.command(&["SET", &key(2), "mine"]);
+    let mixed = vec![entry(0, 2), entry(1, 3), entry(2, 2), entry(3, 3)];
+    assert_eq!(appended(mixed).await, Ok(vec![0, 2]));
+    assert_eq!(server.command(&["XLEN", &key(3)]), "2");
+    // Refused for now: none was appended.
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = Err(Failure::Unavailable("Redis refused it"));
+    assert_eq!(appended(vec![entry(0, 4)]).await, refused);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(server.command(&["XLEN", &key(4)]), "0");
+    assert_eq!(appended(vec![entry(0, 4)]).await, Ok(vec![]));
+    // Without the right to transactions nothing is repeated for ever.
+    server.command(&["ACL", "SETUSER", "default", "-multi"]);
+    assert_eq!(appended(vec![entry(0, 5), entry(0, 2)]).await, Ok(vec![1]));
+    server.kill();
+    eventually("a link that is down", async || (!pod.is_up()).then_some(())).await;
+    let away = Err(Failure::Unavailable("Redis is away"));
+    assert_eq!(appended(vec![entry(0, 6)]).await, away);
 }
 
 #[tokio::test(flavor = "multi_thread")]

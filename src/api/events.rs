@@ -1,9 +1,10 @@
 //! Server-sent events: what happens on a path, from now on, to whoever listens.
 //!
-//! The listener is registered before the head of the answer is written: whoever has seen the head
-//! misses nothing. Order and loss are the relay's: what a listener was too slow for is told as a
+//! The listener is registered, and every pod has been asked to tell, before the head of the answer is
+//! written: whoever has seen the head misses nothing. Order and loss are the relay's: what a listener was too slow for is told as a
 //! gap. A stream ends with this pod; its reader connects again, elsewhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -25,8 +26,10 @@ use crate::api::call::Call;
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, publish};
-use crate::backend::sse::{Event, Heard, Listener, Topic};
+use crate::backend::sse::{Event, Heard, Topic};
 use crate::proto::paths::Paths;
+use crate::proto::telling::Missed;
+use crate::relay::listening::Listening;
 
 const PREFIX: &str = "/v1/events";
 
@@ -36,7 +39,8 @@ const BEAT: Duration = Duration::from_secs(15);
 pub fn calls() -> Vec<Call> {
     let stream = ObjectBuilder::new().schema_type(Type::String).description(Some(
         "`id:`, `event:` (connect, message, disconnect) and `data:`, the event as JSON on one \
-         line; a comment every 15 s; `event: gap` with `{\"missed\":n}` where events were lost.",
+         line; a comment every 15 s; `event: gap` with `{\"missed\":n}` where events were lost, \
+         `null` where nobody knows how many.",
     ));
     let content = Content::new(Some(stream));
     let call = |route, id| {
@@ -48,7 +52,7 @@ pub fn calls() -> Vec<Call> {
             "Listen to the events of a path",
         )
         .describe(
-            "Every listener gets everything, from now on. A pattern's own text, braces \
+            "Every listener gets everything that happens on any pod, from now on. A pattern's own text, braces \
              percent-encoded or not, is all of its concrete paths; a concrete path is that one.",
         )
         .answers_with(200, "Events, until this pod leaves.", "text/event-stream", content.clone())
@@ -74,19 +78,23 @@ async fn events(
 ) -> Result<Response, Problem> {
     Parameters::parse(request.uri(), &[])?;
     let raw = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
-    let topic = topic(&state.relay.paths(), &caller, raw)?;
+    let (topic, configured) = topic(&state.relay.paths(), &caller, raw)?;
     let place = state.listeners.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Unavailable, "this pod has as many listeners as it can serve")
     })?;
-    let listening = Listening {
-        listener: state.relay.listen(topic),
+    let listening = Listening::begin(&state.relay, topic, configured).await.map_err(|_| {
+        let detail = "other pods cannot be heard while Redis is away; try again later";
+        Problem::new(Kind::Unavailable, detail)
+    })?;
+    let stream = Stream {
+        listening,
         beat: beat(),
         closing: state.lifecycle.closing().clone(),
         _place: place,
     };
-    let chunks = stream::unfold(listening, |mut listening| async move {
-        let chunk = listening.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), listening))
+    let chunks = stream::unfold(stream, |mut stream| async move {
+        let chunk = stream.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(chunk), stream))
     });
     let mut response = Response::new(Body::from_stream(chunks));
     let headers = response.headers_mut();
@@ -95,16 +103,18 @@ async fn events(
     Ok(response)
 }
 
-/// What a raw path asks for: a configured path by its own text, else one concrete path.
-fn topic(paths: &Paths, caller: &Caller, raw: &str) -> Result<Topic, Problem> {
+/// What a raw path asks for: a configured path by its own text, else one concrete path; and the
+/// text of the configured path that it is of.
+fn topic(paths: &Paths, caller: &Caller, raw: &str) -> Result<(Topic, Arc<str>), Problem> {
     let text = with_braces(raw);
     if let Some(configured) = paths.named(&text).filter(|one| !one.pattern.is_exact()) {
         caller.may_touch(&text)?;
-        return Ok(Topic::Configured(configured.pattern.text().clone()));
+        let text = configured.pattern.text();
+        return Ok((Topic::Configured(text.clone()), text.clone()));
     }
     caller.may_touch(raw)?;
     match paths.resolve(raw) {
-        Some((path, _)) => Ok(Topic::Concrete(path)),
+        Some((path, configured)) => Ok((Topic::Concrete(path), configured.pattern.text().clone())),
         None => Err(publish::unknown(paths, caller, raw)),
     }
 }
@@ -121,21 +131,21 @@ fn beat() -> Interval {
     beat
 }
 
-struct Listening {
-    listener: Listener,
+struct Stream {
+    listening: Listening,
     beat: Interval,
     closing: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
 
-impl Listening {
+impl Stream {
     /// The next piece of the stream. The first one is a comment, at once: it takes the head of the
     /// answer along.
     async fn next(&mut self) -> Option<Bytes> {
         tokio::select! {
             biased;
             _ = self.beat.tick() => Some(Bytes::from_static(b":\n\n")),
-            heard = self.listener.next() => Some(written(heard?)),
+            heard = self.listening.next() => Some(written(heard?)),
             // Last: what was heard before the pod leaves is told first.
             () = self.closing.cancelled() => None,
         }
@@ -146,6 +156,7 @@ fn written(heard: Heard) -> Bytes {
     match heard {
         Heard::Event(event) => {
             let Event { id, kind, json, .. } = &*event;
+            let kind = kind.as_str();
             let mut text = BytesMut::with_capacity(id.len() + kind.len() + json.len() + 24);
             text.put_slice(b"id: ");
             text.put_slice(id.as_bytes());
@@ -156,16 +167,21 @@ fn written(heard: Heard) -> Bytes {
             text.put_slice(b"\n\n");
             text.freeze()
         }
-        Heard::Gap(missed) => Bytes::from(format!("event: gap\ndata: {{\"missed\":{missed}}}\n\n")),
+        Heard::Gap(Missed::Counted(missed)) => {
+            Bytes::from(format!("event: gap\ndata: {{\"missed\":{missed}}}\n\n"))
+        }
+        Heard::Gap(Missed::Uncounted) => {
+            Bytes::from_static(b"event: gap\ndata: {\"missed\":null}\n\n")
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::api::fixture::Door;
+    use crate::backend::sse::Origin;
+    use crate::proto::event::Kind;
     use crate::proto::grant::Grant;
     use crate::proto::path::Path;
     use crate::proto::paths::{Configured, Pattern};
@@ -178,7 +194,8 @@ mod tests {
             paths.add(Configured::new(pattern)).expect("not there yet");
         }
         let caller = Caller { grant: Grant::All };
-        assert_eq!(topic(&paths, &caller, raw).ok(), expected, "{raw}");
+        let topic = topic(&paths, &caller, raw).ok().map(|(topic, _)| topic);
+        assert_eq!(topic, expected, "{raw}");
     }
 
     #[test]
@@ -203,14 +220,17 @@ mod tests {
         let json = Bytes::from_static(b"{\"id\":\"x-0\"}");
         let event = Heard::Event(Arc::new(Event {
             id: "x-0".into(),
-            kind: "message",
+            kind: Kind::Message,
             json,
             path: Path::parse("/ws").expect("a path"),
             configured: "/ws".into(),
+            origin: Origin::Own,
         }));
         let expected: &[u8] = b"id: x-0\nevent: message\ndata: {\"id\":\"x-0\"}\n\n";
         assert_eq!(written(event), expected);
-        assert_eq!(written(Heard::Gap(7)), &b"event: gap\ndata: {\"missed\":7}\n\n"[..]);
+        let gap = |missed| written(Heard::Gap(missed));
+        assert_eq!(gap(Missed::Counted(7)), &b"event: gap\ndata: {\"missed\":7}\n\n"[..]);
+        assert_eq!(gap(Missed::Uncounted), &b"event: gap\ndata: {\"missed\":null}\n\n"[..]);
     }
 
     #[tokio::test]

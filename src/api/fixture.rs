@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -18,6 +19,7 @@ use tower::ServiceExt;
 use crate::api::router::{calls, router};
 use crate::api::{Config, Key, Scope, State, openapi};
 use crate::backend::sse::Sse;
+use crate::backend::stream::Stream;
 use crate::broker::memory::Memory;
 use crate::hub;
 use crate::hub::Hub;
@@ -30,7 +32,9 @@ use crate::proto::paths::{Configured, Paths, Pattern};
 use crate::proto::session_id::PodId;
 use crate::relay;
 use crate::relay::ears::Ears;
+use crate::relay::hearsay::Hearsay;
 use crate::relay::local::Local;
+use crate::relay::taps::Taps;
 use crate::relay::{Parts, Relay};
 
 /// What the fixture's door takes as one msg.
@@ -227,24 +231,34 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     };
     let pod = PodId(*b"the door");
     let events = Arc::new(Sse::start(lifecycle, metrics.clone()));
-    let (ears, _) = Ears::new(events.clone());
+    let (stream, _) = Stream::new(metrics.clone());
+    let (ears, _) = Ears::new(events.clone(), Arc::new(stream), 1);
     let ears: Arc<dyn Inbound> = Arc::new(ears);
     let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));
     let presence = Arc::new(Presence::new(hub.shards()));
+    let paths = Arc::new(ArcSwap::from_pointee(paths));
+    let hearsay = Arc::new(Hearsay::new(events.clone()));
+    let (taps, _) = Taps::new(events.clone());
+    let taps = Arc::new(taps);
     let local = Local {
         retry_within_ms: 1_000,
         hub: hub.clone(),
         presence: presence.clone(),
         metrics: metrics.clone(),
         frame_bytes_max: MIB,
+        paths: paths.clone(),
+        hearsay: hearsay.clone(),
+        taps: taps.clone(),
     };
     let parts = Parts {
         broker: Box::new(Memory::new(pod, local)),
         hub,
         presence,
         events,
+        hearsay,
+        taps,
         metrics: metrics.clone(),
-        paths: Arc::new(paths),
+        paths,
         leaving: lifecycle.draining().clone(),
     };
     let config = relay::Config {

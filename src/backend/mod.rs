@@ -1,3 +1,4 @@
 //! Backends: the applications that hear clients.
 
 pub mod sse;
+pub mod stream;

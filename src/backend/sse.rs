@@ -2,7 +2,8 @@
 //!
 //! Shards offer events and never wait: an event goes into one queue, bounded in bytes, and a task
 //! hands it to the listeners, each with a bounded queue of its own. What does not fit is dropped
-//! and counted, and the listener is told how many it missed ([`Heard::Gap`]).
+//! and counted, and the listener is told how many it missed ([`Heard::Gap`]). Events of other pods'
+//! sessions come here like those of this pod's own; how they come is not known here.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +16,10 @@ use tokio::sync::mpsc;
 
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::proto::event::Kind;
 use crate::proto::path::Path;
+use crate::proto::paths::Pattern;
+use crate::proto::telling::Missed;
 
 /// Events that wait for the task, in bytes: some seconds of a busy pod.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -29,6 +33,8 @@ const LISTENER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a listener wants to hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topic {
+    /// Of a configured path, by its text, only what this pod's own sessions do: for telling others.
+    Own(Arc<str>),
     /// Every session of a configured path, by its text.
     Configured(Arc<str>),
     /// The sessions of one concrete path, whatever configures it.
@@ -39,20 +45,28 @@ pub enum Topic {
 #[derive(Debug, Clone)]
 pub struct Event {
     pub id: String,
-    /// `connect`, `message` or `disconnect`.
-    pub kind: &'static str,
+    pub kind: Kind,
     /// JSON on one line.
     pub json: Bytes,
     pub path: Path,
     pub configured: Arc<str>,
+    pub origin: Origin,
+}
+
+/// Whose session it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Own,
+    /// Another pod's, which told this one.
+    Far,
 }
 
 /// What a listener hears.
 #[derive(Debug, Clone)]
 pub enum Heard {
     Event(Arc<Event>),
-    /// The listener was too slow: this many events are missing here.
-    Gap(u64),
+    /// Events are missing here: the listener was too slow, or they did not come from another pod.
+    Gap(Missed),
 }
 
 pub struct Sse {
@@ -62,11 +76,17 @@ pub struct Sse {
 
 /// What goes to the task.
 enum Offered {
-    Event(Event),
+    Event(Arc<Event>),
     /// An event of this path that found no room.
     Lost {
         path: Path,
         configured: Arc<str>,
+        origin: Origin,
+    },
+    /// Events of this configured path did not come from another pod.
+    Hole {
+        configured: Arc<str>,
+        missed: Missed,
     },
 }
 
@@ -102,22 +122,65 @@ pub struct Listener {
 struct Arrears {
     /// Of the events that wait for it.
     bytes: AtomicUsize,
-    /// Events missing behind those that wait, which it has not been told.
+    /// Events missing behind those that wait, which it has not been told: how many, and
+    /// [`UNCOUNTED`] if there are more.
     missed: AtomicU64,
 }
+
+/// What another pod may claim to be missing at once: with it no sum reaches [`UNCOUNTED`].
+const COUNT_MAX: u64 = 1 << 48;
+
+/// The bit of `Arrears::missed` that says that nobody knows how many.
+const UNCOUNTED: u64 = 1 << 63;
 
 impl Topic {
     fn text(&self) -> Arc<str> {
         match self {
-            Topic::Configured(text) => text.clone(),
+            Topic::Own(text) | Topic::Configured(text) => text.clone(),
             Topic::Concrete(path) => path.as_str().into(),
         }
     }
 
-    fn is_of(&self, of: &Path, configured: &Arc<str>) -> bool {
+    fn is_of(&self, of: &Path, configured: &Arc<str>, origin: Origin) -> bool {
         match self {
+            Topic::Own(text) => text == configured && origin == Origin::Own,
             Topic::Configured(text) => text == configured,
             Topic::Concrete(path) => path == of,
+        }
+    }
+
+    fn is_own(&self) -> bool {
+        matches!(self, Topic::Own(_))
+    }
+
+    /// What a hole in what others tell of a configured path is to this topic.
+    fn missed(&self, of: &Arc<str>, missed: Missed) -> Option<Missed> {
+        match self {
+            Topic::Configured(text) => (text == of).then_some(missed),
+            // The path itself, or one of a pattern's: who knows whether it was among them.
+            Topic::Concrete(path) if path.as_str() == &**of => Some(missed),
+            Topic::Concrete(path) => {
+                let is_of = Pattern::parse(of).is_ok_and(|pattern| pattern.matches(path.as_str()));
+                is_of.then_some(Missed::Uncounted)
+            }
+            Topic::Own(_) => None,
+        }
+    }
+}
+
+impl Arrears {
+    fn miss(&self, missed: Missed) {
+        match missed {
+            Missed::Counted(count) => self.missed.fetch_add(count.min(COUNT_MAX), Ordering::SeqCst),
+            Missed::Uncounted => self.missed.fetch_or(UNCOUNTED, Ordering::SeqCst),
+        };
+    }
+
+    fn take_missed(&self) -> Option<Missed> {
+        match self.missed.swap(0, Ordering::SeqCst) {
+            0 => None,
+            count if count & UNCOUNTED != 0 => Some(Missed::Uncounted),
+            count => Some(Missed::Counted(count)),
         }
     }
 }
@@ -151,29 +214,48 @@ impl Sse {
         !heard.is_empty() && (heard.contains(configured) || heard.contains(path.as_str()))
     }
 
-    /// Whether something that was offered has not been handed to its listeners yet.
+    /// Whether something that was offered has not been handed to its listeners yet, or not been
+    /// told to the other pods.
     pub fn has_waiting(&self) -> bool {
-        self.shared.waiting_bytes.load(Ordering::Relaxed) > 0
+        let is_untold = |outlet: &Outlet| {
+            outlet.topic.is_own() && outlet.arrears.bytes.load(Ordering::SeqCst) > 0
+        };
+        // In this order: an event is with its listeners before it waits no more.
+        self.shared.waiting_bytes.load(Ordering::SeqCst) > 0
+            || self.shared.lock().iter().any(is_untold)
     }
 
     /// Never waits. Events offered by one thread are heard in that order.
     pub fn offer(&self, event: Event) {
-        let mut offered = Offered::Event(event);
+        let offered = Offered::Event(Arc::new(event));
         let before = self.shared.waiting_bytes.load(Ordering::Relaxed);
-        if before + offered.bytes() > WAITING_BYTES_MAX
-            && let Offered::Event(Event { path, configured, .. }) = offered
-        {
-            offered = Offered::Lost { path, configured };
-        }
+        self.push(match offered {
+            Offered::Event(event) if before + event.json.len() > WAITING_BYTES_MAX => {
+                let Event { path, configured, origin, .. } = &*event;
+                let (path, configured) = (path.clone(), configured.clone());
+                Offered::Lost { path, configured, origin: *origin }
+            }
+            offered => offered,
+        });
+    }
+
+    /// Tells the listeners of a configured path, in its place, that events of other pods are
+    /// missing.
+    pub fn miss(&self, configured: &Arc<str>, missed: Missed) {
+        self.push(Offered::Hole { configured: configured.clone(), missed });
+    }
+
+    fn push(&self, offered: Offered) {
+        let before = self.shared.waiting_bytes.load(Ordering::Relaxed);
         let bytes = offered.bytes();
         // Losses are small, but a flood of them is bounded too.
         if before + bytes > 2 * WAITING_BYTES_MAX {
             return self.shared.metrics.events_missed.inc();
         }
-        self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
         let number = self.shared.offered.fetch_add(1, Ordering::Relaxed);
         if self.waiting.send((number, offered)).is_err() {
-            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
         }
     }
 
@@ -194,7 +276,7 @@ impl Offered {
     fn bytes(&self) -> usize {
         match self {
             Offered::Event(event) => size_of::<Offered>() + event.json.len(),
-            Offered::Lost { .. } => size_of::<Offered>(),
+            Offered::Lost { .. } | Offered::Hole { .. } => size_of::<Offered>(),
         }
     }
 }
@@ -208,26 +290,38 @@ impl Shared {
     fn publish_heard(&self, outlets: &[Outlet]) {
         let heard = outlets.iter().map(|outlet| outlet.topic.text()).collect();
         self.heard.store(Arc::new(heard));
-        self.metrics.event_listeners.set(i64::try_from(outlets.len()).unwrap_or(i64::MAX));
+        let taps = outlets.iter().filter(|outlet| outlet.topic.is_own()).count();
+        let count = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.event_listeners.set(count(outlets.len() - taps));
+        self.metrics.event_taps.set(count(taps));
     }
 }
 
 impl Listener {
     /// The next one; `None` when this pod leaves. Cancel-safe.
     pub async fn next(&mut self) -> Option<Heard> {
-        // What was missed last is told when everything before it was heard, not only when another
-        // event comes.
-        if self.events.is_empty() {
-            let missed = self.arrears.missed.swap(0, Ordering::SeqCst);
-            if missed > 0 {
-                return Some(Heard::Gap(missed));
-            }
-        }
-        let heard = self.events.recv().await?;
+        let heard = self.take().await?;
         if let Heard::Event(event) = &heard {
-            self.arrears.bytes.fetch_sub(event.json.len(), Ordering::SeqCst);
+            self.release(event.json.len());
         }
         Some(heard)
+    }
+
+    /// As `next`, but the event goes on counting as waiting until it is released. Cancel-safe.
+    pub async fn take(&mut self) -> Option<Heard> {
+        // What was missed last is told when everything before it was heard, not only when another
+        // event comes.
+        if self.events.is_empty()
+            && let Some(missed) = self.arrears.take_missed()
+        {
+            return Some(Heard::Gap(missed));
+        }
+        self.events.recv().await
+    }
+
+    /// An event that was taken waits no more. `bytes`: of its JSON.
+    pub fn release(&self, bytes: usize) {
+        self.arrears.bytes.fetch_sub(bytes, Ordering::SeqCst);
     }
 }
 
@@ -243,27 +337,37 @@ impl Drop for Listener {
 async fn hand_on(mut waiting: mpsc::UnboundedReceiver<(u64, Offered)>, shared: Arc<Shared>) {
     while let Some((number, offered)) = waiting.recv().await {
         let bytes = offered.bytes();
-        let (path, configured, event) = match offered {
-            Offered::Event(event) => {
-                (event.path.clone(), event.configured.clone(), Some(Arc::new(event)))
-            }
-            Offered::Lost { path, configured } => (path, configured, None),
-        };
-        for outlet in shared.lock().iter() {
-            let is_missed = || !event.as_ref().is_some_and(|event| outlet.put(event));
-            let is_meant = number >= outlet.from && outlet.topic.is_of(&path, &configured);
-            if is_meant && is_missed() {
-                outlet.miss();
-                shared.metrics.events_missed.inc();
+        for outlet in shared.lock().iter().filter(|outlet| number >= outlet.from) {
+            if let Some(missed) = outlet.hand(&offered) {
+                outlet.miss(missed);
+                if let Missed::Counted(count) = missed {
+                    shared.metrics.events_missed.inc_by(count);
+                }
             }
         }
-        shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
         // The task shares its thread with handshakes and requests: be brief.
         tokio::task::consume_budget().await;
     }
 }
 
 impl Outlet {
+    /// Hands it on, if it is for this listener; what of it the listener misses.
+    fn hand(&self, offered: &Offered) -> Option<Missed> {
+        match offered {
+            Offered::Event(event) => {
+                let Event { path, configured, origin, .. } = &**event;
+                let is_missed = self.topic.is_of(path, configured, *origin) && !self.put(event);
+                is_missed.then_some(Missed::Counted(1))
+            }
+            Offered::Lost { path, configured, origin } => {
+                let is_meant = self.topic.is_of(path, configured, *origin);
+                is_meant.then_some(Missed::Counted(1))
+            }
+            Offered::Hole { configured, missed } => self.topic.missed(configured, *missed),
+        }
+    }
+
     fn put(&self, event: &Arc<Event>) -> bool {
         let bytes = event.json.len();
         let before = self.arrears.bytes.load(Ordering::SeqCst);
@@ -285,8 +389,8 @@ impl Outlet {
         is_sent
     }
 
-    fn miss(&self) {
-        self.arrears.missed.fetch_add(1, Ordering::SeqCst);
+    fn miss(&self, missed: Missed) {
+        self.arrears.miss(missed);
         // The listener may have taken the last event meanwhile, and wait.
         if self.arrears.bytes.load(Ordering::SeqCst) == 0 {
             self.tell_missed();
@@ -294,9 +398,10 @@ impl Outlet {
     }
 
     fn tell_missed(&self) {
-        let missed = self.arrears.missed.swap(0, Ordering::SeqCst);
-        if missed > 0 && self.events.try_send(Heard::Gap(missed)).is_err() {
-            self.arrears.missed.fetch_add(missed, Ordering::SeqCst);
+        if let Some(missed) = self.arrears.take_missed()
+            && self.events.try_send(Heard::Gap(missed)).is_err()
+        {
+            self.arrears.miss(missed);
         }
     }
 }
@@ -308,10 +413,11 @@ mod tests {
     fn event(path: &str, bytes: usize) -> Event {
         Event {
             id: "id".to_owned(),
-            kind: "message",
+            kind: Kind::Message,
             json: vec![b'x'; bytes].into(),
             path: Path::parse(path).expect("a good path"),
             configured: "/ws/rooms/{room}".into(),
+            origin: Origin::Own,
         }
     }
 
@@ -357,7 +463,10 @@ mod tests {
             assert!(matches!(slow.next().await, Some(Heard::Event(_))));
         }
         let gap = slow.next().await;
-        assert!(matches!(gap, Some(Heard::Gap(4))), "told though nothing follows: {gap:?}");
+        assert!(
+            matches!(gap, Some(Heard::Gap(Missed::Counted(4)))),
+            "told though nothing follows: {gap:?}"
+        );
         for _ in 0..20 {
             sse.offer(event("/ws/rooms/a", 1024 * 1024));
         }
@@ -370,7 +479,51 @@ mod tests {
             assert!(matches!(slow.next().await, Some(Heard::Event(_))));
         }
         let gap = slow.next().await;
-        assert!(matches!(gap, Some(Heard::Gap(4))), "told in its place: {gap:?}");
+        assert!(matches!(gap, Some(Heard::Gap(Missed::Counted(4)))), "told in its place: {gap:?}");
         assert!(matches!(slow.next().await, Some(Heard::Event(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_told_to_other_pods_is_this_pods_own_and_waits_until_it_is_told() {
+        let (sse, _lifecycle) = sse();
+        let configured: Arc<str> = "/ws/rooms/{room}".into();
+        let mut all = sse.listen(Topic::Configured(configured.clone()));
+        let mut own = sse.listen(Topic::Own(configured));
+        sse.offer(Event { origin: Origin::Far, ..event("/ws/rooms/a", 1) });
+        sse.offer(event("/ws/rooms/a", 2));
+        let Some(Heard::Event(taken)) = own.take().await else { panic!("an event") };
+        assert_eq!(taken.json.len(), 2);
+        for bytes in [1, 2] {
+            let Some(Heard::Event(event)) = all.next().await else { panic!("an event") };
+            assert_eq!(event.json.len(), bytes);
+        }
+        assert!(sse.has_waiting());
+        own.release(2);
+        while sse.has_waiting() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hole_is_told_in_its_place_to_those_it_concerns() {
+        let (sse, _lifecycle) = sse();
+        let configured: Arc<str> = "/ws/rooms/{room}".into();
+        let mut all = sse.listen(Topic::Configured(configured.clone()));
+        let path = |text| Path::parse(text).expect("a good path");
+        let mut one = sse.listen(Topic::Concrete(path("/ws/rooms/a")));
+        let mut other = sse.listen(Topic::Concrete(path("/ws/other")));
+        sse.miss(&configured, Missed::Counted(3));
+        sse.offer(event("/ws/rooms/a", 1));
+        sse.offer(Event { path: path("/ws/other"), ..event("/ws/rooms/a", 2) });
+        assert!(matches!(all.next().await, Some(Heard::Gap(Missed::Counted(3)))));
+        assert!(matches!(all.next().await, Some(Heard::Event(_))));
+        // Nobody knows whether its path was among them.
+        assert!(matches!(one.next().await, Some(Heard::Gap(Missed::Uncounted))));
+        assert!(matches!(one.next().await, Some(Heard::Event(_))));
+        assert!(matches!(other.next().await, Some(Heard::Event(_))));
+        // Counted and uncounted together are uncounted.
+        sse.miss(&"/ws/other".into(), Missed::Counted(u64::MAX));
+        let gap = other.next().await;
+        assert!(matches!(gap, Some(Heard::Gap(Missed::Counted(COUNT_MAX)))), "{gap:?}");
     }
 }

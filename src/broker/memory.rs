@@ -4,12 +4,14 @@
 //! message to every shard's mailbox before the next one may, so all shards see one order. Under it
 //! the frame is made and pushed; nothing under it waits.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::broker::{Broker, Letter, Outage, Peer, Pending, Publication, Receiver};
+use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::stream::Entry;
+use crate::proto::telling::{Place, What};
 
 pub struct Memory<R> {
     pod: PodId,
@@ -51,6 +53,21 @@ impl<R: Receiver> Broker for Memory<R> {
     fn pods(&self) -> Pending<Vec<Peer>> {
         let own = Peer { pod: self.pod, sessions: None };
         Box::pin(std::future::ready(Ok(vec![own])))
+    }
+
+    fn tap(&self, _configured: &Arc<str>) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn untap(&self, _configured: &Arc<str>) {}
+
+    fn tell(&self, _configured: &str, _place: Place, _what: What) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn append(&self, _entries: &[Entry]) -> Pending<Vec<usize>> {
+        let failure = Failure::Unavailable("there are no streams without a Redis");
+        Box::pin(std::future::ready(Err(failure)))
     }
 
     fn outage(&self) -> Outage {

@@ -5,7 +5,8 @@ pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -13,6 +14,8 @@ use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::stream::Entry;
+use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
@@ -45,6 +48,23 @@ pub trait Broker: Send + Sync {
 
     /// Every pod alive, this one included.
     fn pods(&self) -> Pending<Vec<Peer>>;
+
+    /// Somebody here listens to the events of a configured path, by its text: resolves when what
+    /// other pods tell of it from then on reaches this pod, and pods that do not tell yet will
+    /// find out. Counted, from the moment of the call.
+    fn tap(&self, configured: &Arc<str>) -> Pending<()>;
+
+    /// A listener has left: one call for each of `tap`.
+    fn untap(&self, configured: &Arc<str>);
+
+    /// Tells the pods that listen to a configured path; what one pod tells of it comes in the order
+    /// of calls. Resolves when it has been told.
+    fn tell(&self, configured: &str, place: Place, what: What) -> Pending<()>;
+
+    /// Appends to streams, in this order, and all or none: resolves to what will never be taken,
+    /// by its place among the entries. After [`Failure::Unknown`] all or none were appended.
+    /// Unlike everything else this may be called again then: readers know an event by its id.
+    fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>>;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
@@ -115,4 +135,14 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// Broadcasts may have been missed between what came before this and what comes after it.
     fn gap(&self);
+
+    /// What another pod tells of a configured path.
+    fn told(&self, configured: &str, told: Told);
+
+    /// The configured paths whose events somebody may want to hear.
+    fn configured(&self) -> Vec<Arc<str>>;
+
+    /// Some of these are tapped, each for so long. Called before the broker carries messages, so
+    /// before any session is attached through it, and regularly from then on.
+    fn tapped(&self, taps: &[(Arc<str>, Duration)]);
 }

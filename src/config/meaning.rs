@@ -69,6 +69,7 @@ pub fn settings(
             unready_after: wire.broker.unready_after.0,
         },
         broker: redis(&wire.broker)?,
+        stream_partitions: wire.broker.stream_partitions,
         paths: paths(&wire)?,
         log: log(&wire.log)?,
         drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
@@ -102,6 +103,7 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
         address,
         prefix: written.prefix.clone(),
         lease_ttl: written.lease_ttl.0,
+        stream_backlog_max: written.stream_backlog_max,
         ask_timeout: written.unicast_timeout.0,
     }))
 }
@@ -339,10 +341,28 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                     wire::OnGap::Close => OnGap::Close,
                 },
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
+                stream: stream(wire, written, &at)?,
             })
             .map_err(invalid)?;
     }
     Ok(paths)
+}
+
+/// Whether the events of a path go to streams.
+fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> {
+    let Some(backend) = &path.backend else { return Ok(false) };
+    let at = at.key("backend");
+    if path.echo {
+        let what = "a path with `echo` has no message events for a backend";
+        return Err(Fault::value(at, what).advise("leave one of the two out"));
+    }
+    if backend.stream && wire.broker.url.is_none() {
+        let what = "streams are kept in Redis, and there is none";
+        let advice = "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave `stream` \
+                      out and listen to GET /v1/events/{path}";
+        return Err(Fault::value(at.key("stream"), what).advise(advice));
+    }
+    Ok(backend.stream)
 }
 
 /// Why the last of these paths is refused.

@@ -47,6 +47,8 @@ pub struct Settings {
     pub relay: relay::Config,
     /// `None`: the memory broker.
     pub broker: Option<broker::redis::Config>,
+    /// Into how many streams the events of one path are parted.
+    pub stream_partitions: u32,
     /// At least one.
     pub paths: Paths,
     pub log: trace::Config,

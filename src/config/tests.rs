@@ -126,6 +126,8 @@ fn every_setting_gets_to_its_part() {
         lease_ttl = "7s"
         unready_after = "8s"
         unicast_timeout = "1s"
+        stream_partitions = 3
+        stream_backlog_max = 4
         [limits]
         message_bytes_max = "1kB"
         publish_bytes_max = "2kB"
@@ -161,6 +163,7 @@ fn every_setting_gets_to_its_part() {
         [[path]]
         path = "/ws/{x}"
         concrete_paths_max = 17
+        backend = { stream = true }
         "#,
         &[("SOME_KEY", " 0123456789abcdef\n")],
     );
@@ -196,7 +199,8 @@ fn every_setting_gets_to_its_part() {
     assert_eq!(settings.relay, relay);
     let broker = settings.broker.expect("a Redis");
     assert_eq!((broker.prefix.as_str(), broker.lease_ttl), ("other", second(7)));
-    assert_eq!(broker.ask_timeout, second(1));
+    assert_eq!((broker.ask_timeout, broker.stream_backlog_max), (second(1), 4));
+    assert_eq!(settings.stream_partitions, 3);
     assert_eq!((settings.api.publish_bytes_max, settings.api.batch_bytes_max), (2000, 3000));
     let [all, some] = &settings.api.keys[..] else { panic!("two keys") };
     assert_eq!((all.sha256[0], all.sha256[31]), (0xba, 0xad));
@@ -221,7 +225,8 @@ fn every_setting_gets_to_its_part() {
         concrete_paths_max: 14,
         ..Configured::new(pattern("/ws/rooms/{room}"))
     };
-    let x = Configured { concrete_paths_max: 17, ..Configured::new(pattern("/ws/{x}")) };
+    let x = pattern("/ws/{x}");
+    let x = Configured { concrete_paths_max: 17, stream: true, ..Configured::new(x) };
     assert_eq!(paths, [room, x]);
 }
 
@@ -279,6 +284,21 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_path("on_gap = \"closed\"", &["f.toml:3:10: "]);
     bad_path("subprotocols = \"a\"", &["f.toml:3:16: expected a list"]);
     bad_path("concrete_paths_max = 0", &["f.toml:3:22: 0 is not"]);
+}
+
+#[test]
+fn streams_need_a_redis_and_no_echo() {
+    let stream = "backend = { stream = true }";
+    bad_path(stream, &["f.toml:3:22: streams are kept in Redis", "set `url` in [broker]"]);
+    bad_path(&format!("echo = true\n{stream}"), &["f.toml:4:11: a path with `echo`"]);
+    bad_path("backend = true", &["f.toml:3:11: expected a table"]);
+    bad_path("backend = { streem = true }", &["f.toml:3:13: ", "did you mean `stream`?"]);
+    let later = "`webhook` comes with a later version";
+    bad_path("backend = { webhook = \"http://x\" }", &["f.toml:3:13: ", later]);
+    bad_path("[path.backend]\nwebhook = \"http://x\"", &["f.toml:4:1: ", later]);
+    let url = "[broker]\nurl = \"redis://localhost\"\n";
+    good(&format!("{url}{WS}{stream}"), &[]);
+    good(&format!("{WS}backend = {{ stream = false }}"), &[]);
 }
 
 #[test]
@@ -347,6 +367,7 @@ fn a_redis_is_where_its_url_says() {
     bad_section("[broker]\nurl = \"rediss://h/#insecure\"", &["f.toml:2:7: ", "always verified"]);
     bad_section("[broker]\nprefix = \"a b\"", &["f.toml:2:10: \"a b\" cannot"]);
     bad_section("[broker]\nprefix = \"\"", &["f.toml:2:10: "]);
+    bad_section("[broker]\nstream_partitions = 0", &["f.toml:2:21: ", "from 1 to 1024"]);
     bad_section("[broker]\nlease_ttl = \"999ms\"", &["f.toml:2:13: ", "at least \"1s\""]);
     good(&["[broker]\nurl = \"redis+unix:///run/redis.sock\"\n", WS].concat(), &[]);
 }

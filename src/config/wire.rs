@@ -136,6 +136,12 @@ pub struct Broker {
     pub unready_after: Period,
     /// How long an answer about one session may take before the publisher is told 504.
     pub unicast_timeout: Period,
+    /// Into how many streams the events of one path are parted, by session; the same on all pods.
+    #[schemars(range(min = 1, max = 1024))]
+    pub stream_partitions: u32,
+    /// About how many entries one stream keeps; the oldest go.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub stream_backlog_max: u64,
 }
 
 /// What may be how large, how many, how slow.
@@ -244,6 +250,19 @@ pub struct Path {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "usize", range(min = 1, max = 10_000_000))]
     pub concrete_paths_max: Option<usize>,
+    /// Where the events of this path's sessions go, besides to listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Backend")]
+    pub backend: Option<Backend>,
+}
+
+/// Where the events of a path's sessions go, besides to listeners.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Whether every event is appended to a stream in Redis.
+    #[serde(default)]
+    pub stream: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -282,6 +301,8 @@ impl Default for Broker {
             lease_ttl: seconds(15),
             unready_after: seconds(30),
             unicast_timeout: seconds(2),
+            stream_partitions: 8,
+            stream_backlog_max: 100_000,
         }
     }
 }

@@ -14,6 +14,9 @@ use http::{Method, Request, StatusCode, Version};
 use crate::hub::command::Greeting;
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, Origins, Paths};
+use crate::proto::traceparent::Traceparent;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What a client asked for, in order.
 #[derive(Debug)]
@@ -115,6 +118,7 @@ pub fn read<B>(request: &Request<B>, paths: &Paths, origins: &Origins) -> Result
         subprotocol: subprotocol(headers, &configured.subprotocols),
         origin: origin.map(str::to_owned),
         query: request.uri().query().map(str::to_owned),
+        traceparent: traceparent(headers),
         ..Greeting::default()
     };
     Ok(Wanted { path, configured: configured.clone(), greeting })
@@ -160,6 +164,12 @@ fn subprotocol(headers: &HeaderMap, configured: &[String]) -> Option<String> {
     let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let mut offered = offers.filter_map(|value| value.to_str().ok()).flat_map(|one| one.split(','));
     offered.find_map(|offer| configured.iter().find(|one| *one == offer.trim()).cloned())
+}
+
+/// One that is there once and good; any other is as none.
+fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    let value = single(headers, &TRACEPARENT).ok()??;
+    Traceparent::parse(value)
 }
 
 #[cfg(test)]
@@ -241,6 +251,19 @@ mod tests {
         assert_eq!(status("GET", "/ws"), Some(404));
         assert_eq!(status("GET", "/ws/a/"), Some(404));
         assert_eq!(status("POST", "/ws/a"), Some(405));
+    }
+
+    #[test]
+    fn a_trace_context_is_kept_if_it_is_one() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let kept = |headers: &[(&str, &str)]| {
+            let wanted = request("GET", "/ws/a", None, headers).expect("a good handshake");
+            wanted.greeting.traceparent.map(|traceparent| traceparent.as_str().to_owned())
+        };
+        assert_eq!(kept(&[("traceparent", good)]).as_deref(), Some(good));
+        assert_eq!(kept(&[("traceparent", "00-0-0-01")]), None);
+        assert_eq!(kept(&[("traceparent", good), ("traceparent", good)]), None);
+        assert_eq!(kept(&[]), None);
     }
 
     #[test]

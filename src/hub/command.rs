@@ -15,6 +15,7 @@ use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, OnGap};
 use crate::proto::session_id::SessionId;
+use crate::proto::traceparent::Traceparent;
 
 pub type Reply = oneshot::Sender<Answer>;
 
@@ -88,6 +89,7 @@ pub struct Greeting {
     pub subprotocol: Option<String>,
     pub origin: Option<String>,
     pub query: Option<String>,
+    pub traceparent: Option<Traceparent>,
     /// Bytes that came with the handshake and belong to the first frame.
     pub read: Bytes,
 }

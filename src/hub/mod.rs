@@ -230,6 +230,11 @@ impl Hub {
         self.shards.iter().any(|shard| shard.mailbox.is_crowded())
     }
 
+    /// Whose sessions these are.
+    pub fn pod(&self) -> PodId {
+        self.pod
+    }
+
     pub fn shards(&self) -> usize {
         self.shards.len()
     }

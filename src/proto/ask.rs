@@ -1,15 +1,17 @@
-//! What is asked of the pod that owns a session, and what it answers.
+//! What is asked of the pod that owns a session, or of every pod, and what it answers.
 //!
 //! The owner decides everything: whether the session lives, whether it is on the path that was
 //! meant, whether the asker may touch that path, and what its `wholemsg` makes of a content.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::proto::close::Close;
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::SessionId;
+use crate::proto::telling::Place;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
@@ -23,6 +25,8 @@ pub enum Ask {
     List { filter: Option<String>, after: Option<SessionId>, limit: usize, grant: Grant },
     /// Your concrete paths and how many are on each.
     Census,
+    /// Tell what happens to your sessions of this configured path, from now on.
+    Tap { configured: Arc<str> },
 }
 
 /// Which sessions a unicast may reach.
@@ -56,6 +60,8 @@ pub enum Answer {
         after: Option<SessionId>,
     },
     Census(Vec<PathCount>),
+    /// What is told from now on begins here.
+    Tapped(Place),
 }
 
 /// What a look-up tells of a session.
@@ -74,7 +80,7 @@ pub struct SessionInfo {
 pub struct PathCount {
     pub path: Path,
     /// The text of its configured path.
-    pub configured: std::sync::Arc<str>,
+    pub configured: Arc<str>,
     pub sessions: u64,
 }
 

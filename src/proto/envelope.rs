@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
 use crate::proto::close::{Close, REASON_BYTES_MAX};
+use crate::proto::event::Kind;
 use crate::proto::grant::{Glob, Grant};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 use crate::proto::wire::{Malformed, Reader, Writer};
 
@@ -58,6 +60,8 @@ pub enum Body {
     Ping {
         nonce: u64,
     },
+    /// Events of the pod's sessions on the configured path that the channel names.
+    Told(Told),
 }
 
 impl Envelope {
@@ -65,6 +69,7 @@ impl Envelope {
         let content_bytes = match &self.body {
             Body::Broadcast(content) => content.bytes(),
             Body::Ask { ask: Ask::Unicast { content, .. }, .. } => content.bytes(),
+            Body::Told(Told { what: What::Event { json, .. }, .. }) => json.len(),
             _ => 0,
         };
         let mut out = Writer::with_capacity(USUAL_BYTES + content_bytes);
@@ -74,6 +79,7 @@ impl Envelope {
             Body::Ask { .. } => 2,
             Body::Answer { .. } => 3,
             Body::Ping { .. } => 4,
+            Body::Told(_) => 5,
         });
         out.raw(self.id.as_bytes()).u64(self.published_ms);
         out.optional(self.traceparent, |out, traceparent| {
@@ -92,6 +98,7 @@ impl Envelope {
             Body::Ping { nonce } => {
                 out.u64(*nonce);
             }
+            Body::Told(told) => write_told(&mut out, told),
         }
         out.into_bytes()
     }
@@ -120,6 +127,7 @@ impl Envelope {
             },
             3 => Body::Answer { correlation: from.u64()?, answer: read_answer(&mut from)? },
             4 => Body::Ping { nonce: from.u64()? },
+            5 => Body::Told(read_told(&mut from)?),
             _ => return Err(Malformed("no such kind")),
         };
         from.end()?;
@@ -154,6 +162,9 @@ fn write_ask(out: &mut Writer, ask: &Ask) {
         Ask::Census => {
             out.byte(5);
         }
+        Ask::Tap { configured } => {
+            out.byte(6).text(configured);
+        }
     }
 }
 
@@ -184,6 +195,7 @@ fn read_ask(from: &mut Reader) -> Result<Ask, Malformed> {
             grant: read_grant(from)?,
         },
         5 => Ask::Census,
+        6 => Ask::Tap { configured: from.string()?.into() },
         _ => return Err(Malformed("no such question")),
     })
 }
@@ -216,6 +228,7 @@ fn write_answer(out: &mut Writer, answer: &Answer) {
             }
             out
         }
+        Answer::Tapped(place) => out.byte(11).u64(place.stretch).u64(place.number),
     };
 }
 
@@ -237,8 +250,51 @@ fn read_answer(from: &mut Reader) -> Result<Answer, Malformed> {
             let (path, configured) = (read_path(from)?, from.string()?.into());
             Ok(PathCount { path, configured, sessions: from.u64()? })
         })?),
+        11 => Answer::Tapped(read_place(from)?),
         _ => return Err(Malformed("no such answer")),
     })
+}
+
+fn write_told(out: &mut Writer, Told { from, place, what }: &Told) {
+    out.raw(&from.0).u64(place.stretch).u64(place.number);
+    match what {
+        What::Event { id, kind, path, json } => {
+            out.byte(match kind {
+                Kind::Connect => 1,
+                Kind::Message => 2,
+                Kind::Disconnect => 3,
+            });
+            out.text(id).text(path.as_str()).bytes(json)
+        }
+        What::Beat => out.byte(4),
+        What::Last => out.byte(5),
+    };
+}
+
+fn read_told(from: &mut Reader) -> Result<Told, Malformed> {
+    let (pod, place) = (PodId(from.array()?), read_place(from)?);
+    let what = match from.byte()? {
+        1 => read_event(from, Kind::Connect)?,
+        2 => read_event(from, Kind::Message)?,
+        3 => read_event(from, Kind::Disconnect)?,
+        4 => What::Beat,
+        5 => What::Last,
+        _ => return Err(Malformed("no such thing to tell")),
+    };
+    Ok(Told { from: pod, place, what })
+}
+
+fn read_event(from: &mut Reader, kind: Kind) -> Result<What, Malformed> {
+    let (id, path, json) = (from.string()?, read_path(from)?, from.text()?);
+    // They go to listeners as they are, on one line each.
+    if id.bytes().chain(json.iter().copied()).any(|byte| byte < 0x20) {
+        return Err(Malformed("an event of more than one line"));
+    }
+    Ok(What::Event { id, kind, path, json })
+}
+
+fn read_place(from: &mut Reader) -> Result<Place, Malformed> {
+    Ok(Place { stretch: from.u64()?, number: from.u64()? })
 }
 
 fn write_grant(out: &mut Writer, grant: &Grant) {

@@ -1,8 +1,8 @@
-//! Events: what backends hear of a session's life, as JSON on one line.
+//! Events: what backends hear of a session's life, as JSON on one line or as fields.
 //!
-//! One shape everywhere: server-sent events, streams, webhooks. Members may be added, those that
-//! are there never change their meaning. An event's id is the same however often it is told, so
-//! that whoever hears it twice can know.
+//! One shape everywhere: server-sent events, streams, webhooks; so there is one list of members.
+//! Members may be added, those that are there never change their meaning. An event's id is the same
+//! however often it is told, so that whoever hears it twice can know.
 
 use std::fmt::Write;
 
@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use crate::proto::close::{Cause, Close};
 use crate::proto::json_string;
 use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::traceparent::Traceparent;
 
 /// The last millisecond that RFC 3339 has a text for: the end of the year 9999.
 const TIME_MS_MAX: u64 = 253_402_300_799_999;
@@ -27,6 +28,34 @@ pub struct Head<'a> {
     pub seq: u64,
     /// When it happened: Unix time in milliseconds.
     pub time_ms: u64,
+    /// Of the request that it came with.
+    pub traceparent: Option<&'a Traceparent>,
+}
+
+/// An event's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Connect,
+    Message,
+    Disconnect,
+}
+
+/// A member's value.
+enum Value<'a> {
+    Text(&'a str),
+    Number(u64),
+    Json(&'a str),
+}
+
+impl Kind {
+    /// As it stands in `type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Connect => "connect",
+            Kind::Message => "message",
+            Kind::Disconnect => "disconnect",
+        }
+    }
 }
 
 /// What happened.
@@ -55,16 +84,23 @@ pub enum Event<'a> {
 /// know without having counted.
 pub fn id(head: &Head<'_>, event: &Event<'_>) -> String {
     let mut id = String::with_capacity(64);
-    push_id(&mut id, head, event);
+    id.push_str(head.session.text().as_str());
+    match event {
+        Event::Disconnect { .. } => id.push_str("-end"),
+        _ => {
+            id.push('-');
+            push_number(&mut id, head.seq);
+        }
+    }
     id
 }
 
 /// The event's type.
-pub fn kind(event: &Event<'_>) -> &'static str {
+pub fn kind(event: &Event<'_>) -> Kind {
     match event {
-        Event::Connect { .. } => "connect",
-        Event::Message { .. } => "message",
-        Event::Disconnect { .. } => "disconnect",
+        Event::Connect { .. } => Kind::Connect,
+        Event::Message { .. } => Kind::Message,
+        Event::Disconnect { .. } => Kind::Disconnect,
     }
 }
 
@@ -75,19 +111,52 @@ pub fn json(head: &Head<'_>, event: &Event<'_>) -> Bytes {
         _ => 256,
     };
     let mut out = String::with_capacity(size + head.path.len() + 256);
-    out.push_str(r#"{"id":""#);
-    push_id(&mut out, head, event);
-    out.push('"');
-    text(&mut out, "type", kind(event));
-    text(&mut out, "path", head.path);
-    text(&mut out, "session", head.session.text().as_str());
-    number(&mut out, "seq", head.seq);
-    member(&mut out, "time");
-    push_time(&mut out, head.time_ms);
-    text(&mut out, "pod", &head.pod.text());
+    let mut before = '{';
+    members(head, event, &mut |name, value| {
+        out.push(before);
+        before = ',';
+        out.push('"');
+        out.push_str(name);
+        out.push_str("\":");
+        match value {
+            Value::Text(text) => json_string::quote(text, &mut out),
+            Value::Number(number) => push_number(&mut out, number),
+            Value::Json(json) => out.push_str(json),
+        }
+    });
+    out.push('}');
+    out.into()
+}
+
+/// The event as fields of the members' names: texts as they are, numbers in digits, `msg` as JSON.
+pub fn fields(head: &Head<'_>, event: &Event<'_>) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::with_capacity(12);
+    members(head, event, &mut |name, value| {
+        let text = match value {
+            Value::Text(text) | Value::Json(text) => text.to_owned(),
+            Value::Number(number) => number.to_string(),
+        };
+        fields.push((name, text));
+    });
+    fields
+}
+
+/// Every member, in the order of its writing.
+fn members(head: &Head<'_>, event: &Event<'_>, member: &mut dyn FnMut(&'static str, Value<'_>)) {
+    use Value::{Json, Number, Text};
+    member("id", Text(&id(head, event)));
+    member("type", Text(kind(event).as_str()));
+    member("path", Text(head.path));
+    member("session", Text(head.session.text().as_str()));
+    member("seq", Number(head.seq));
+    member("time", Text(&time(head.time_ms)));
+    member("pod", Text(&head.pod.text()));
+    if let Some(traceparent) = head.traceparent {
+        member("traceparent", Text(traceparent.as_str()));
+    }
     match *event {
         Event::Connect { remote, subprotocol, user, origin, query } => {
-            text(&mut out, "remote", remote);
+            member("remote", Text(remote));
             let optional = [
                 ("subprotocol", subprotocol),
                 ("user", user),
@@ -96,65 +165,32 @@ pub fn json(head: &Head<'_>, event: &Event<'_>) -> Bytes {
             ];
             for (name, value) in optional {
                 if let Some(value) = value {
-                    text(&mut out, name, value);
+                    member(name, Text(value));
                 }
             }
         }
-        Event::Message { msg } => {
-            member(&mut out, "msg");
-            out.push_str(msg);
-        }
+        Event::Message { msg } => member("msg", Json(msg)),
         Event::Disconnect { close, cause } => {
-            number(&mut out, "code", close.code.into());
-            text(&mut out, "reason", &close.reason);
-            text(&mut out, "cause", cause.as_str());
-        }
-    }
-    out.push('}');
-    out.into()
-}
-
-fn push_id(out: &mut String, head: &Head<'_>, event: &Event<'_>) {
-    out.push_str(head.session.text().as_str());
-    match event {
-        Event::Disconnect { .. } => out.push_str("-end"),
-        _ => {
-            out.push('-');
-            push_number(out, head.seq);
+            member("code", Number(close.code.into()));
+            member("reason", Text(&close.reason));
+            member("cause", Text(cause.as_str()));
         }
     }
 }
 
-/// RFC 3339, in UTC, with milliseconds, as a JSON string.
-fn push_time(out: &mut String, time_ms: u64) {
+/// RFC 3339, in UTC, with milliseconds.
+fn time(time_ms: u64) -> String {
     let nanoseconds = i128::from(time_ms.min(TIME_MS_MAX)) * 1_000_000;
     let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
         .expect("no later than the year 9999, no earlier than 1970");
     let (year, month, day) = time.to_calendar_date();
     let (hour, minute, second, milli) = time.to_hms_milli();
     let month = u8::from(month);
-    write!(out, "\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z\"")
-        .expect("a String takes everything");
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
 fn push_number(out: &mut String, number: u64) {
     write!(out, "{number}").expect("a String takes everything");
-}
-
-fn member(out: &mut String, name: &str) {
-    out.push_str(",\"");
-    out.push_str(name);
-    out.push_str("\":");
-}
-
-fn text(out: &mut String, name: &str, value: &str) {
-    member(out, name);
-    json_string::quote(value, out);
-}
-
-fn number(out: &mut String, name: &str, value: u64) {
-    member(out, name);
-    push_number(out, value);
 }
 
 #[cfg(test)]
@@ -171,6 +207,7 @@ mod tests {
         pod: &POD,
         seq: 7,
         time_ms: 1_793_836_799_042,
+        traceparent: None,
     };
 
     /// `<session>` and `<pod>` stand for the texts of ours.
@@ -184,7 +221,19 @@ mod tests {
         assert_eq!(short, expected);
         let read: Value = serde_json::from_str(text).expect("JSON");
         assert_eq!(read["id"], id(head, event));
-        assert_eq!(read["type"], kind(event));
+        assert_eq!(read["type"], kind(event).as_str());
+        // The fields are the same members, in the same order.
+        let members = read.as_object().expect("an object");
+        let fields = fields(head, event);
+        let names = fields.iter().map(|(name, _)| *name);
+        assert!(names.eq(members.keys()), "{fields:?}");
+        for (name, value) in &fields {
+            match (*name, &members[*name]) {
+                ("msg", msg) => assert_eq!(serde_json::from_str(value).ok().as_ref(), Some(msg)),
+                (_, Value::String(text)) => assert_eq!(value, text),
+                (_, other) => assert_eq!(value, &other.to_string()),
+            }
+        }
     }
 
     #[test]
@@ -200,6 +249,13 @@ mod tests {
             &Head { seq: 0, ..HEAD },
             &connect,
             r#"{"id":"<session>-0","type":"connect","path":"/ws/rooms/a","session":"<session>","seq":0,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","remote":"192.0.2.7:54321"}"#,
+        );
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let traceparent = Traceparent::parse(traceparent);
+        check(
+            &Head { seq: 0, traceparent: traceparent.as_ref(), ..HEAD },
+            &connect,
+            r#"{"id":"<session>-0","type":"connect","path":"/ws/rooms/a","session":"<session>","seq":0,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","remote":"192.0.2.7:54321"}"#,
         );
         let connect = Event::Connect {
             remote: "[2001:db8::1]:1",
@@ -236,9 +292,7 @@ mod tests {
 
     #[track_caller]
     fn time(time_ms: u64, expected: &str) {
-        let mut out = String::new();
-        push_time(&mut out, time_ms);
-        assert_eq!(out, format!("\"{expected}\""));
+        assert_eq!(super::time(time_ms), expected);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Configured {
     pub on_gap: OnGap,
     /// How many concrete paths of a pattern this pod holds at once.
     pub concrete_paths_max: usize,
+    /// Whether events are appended to streams.
+    pub stream: bool,
 }
 
 /// What becomes of a session when it may have missed broadcasts: the way to all pods broke, or its
@@ -199,6 +201,7 @@ impl Configured {
             origins: None,
             on_gap: OnGap::Ignore,
             concrete_paths_max: 10_000,
+            stream: false,
         }
     }
 }

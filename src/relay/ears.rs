@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::backend::sse::{Event as Offered, Sse};
+use crate::backend::sse::{Event as Offered, Origin, Sse};
+use crate::backend::stream::Stream;
 use crate::clock::unix_ms;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
@@ -16,8 +17,11 @@ use crate::proto::close::{Cause, Close};
 use crate::proto::event::{self, Event, Head};
 use crate::proto::frame::Kind;
 use crate::proto::msg;
+use crate::proto::partition::partition;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
+use crate::proto::stream::Entry;
+use crate::proto::traceparent::Traceparent;
 
 /// A session that had a place on a path has left it.
 #[derive(Debug)]
@@ -29,31 +33,53 @@ pub struct Departure {
 
 pub struct Ears {
     events: Arc<Sse>,
+    stream: Arc<Stream>,
+    /// Into how many streams the events of a path are parted.
+    stream_partitions: u32,
     /// Bounded by the number of sessions: each departs once.
     departures: mpsc::UnboundedSender<Departure>,
 }
 
 impl Ears {
-    pub fn new(events: Arc<Sse>) -> (Ears, mpsc::UnboundedReceiver<Departure>) {
+    pub fn new(
+        events: Arc<Sse>,
+        stream: Arc<Stream>,
+        stream_partitions: u32,
+    ) -> (Ears, mpsc::UnboundedReceiver<Departure>) {
         let (departures, receiver) = mpsc::unbounded_channel();
-        (Ears { events, departures }, receiver)
+        (Ears { events, stream, stream_partitions, departures }, receiver)
     }
 
-    fn offer(&self, who: &Who<'_>, event: &Event<'_>) {
+    fn offer(&self, who: &Who<'_>, traceparent: Option<&Traceparent>, event: &Event<'_>) {
         let head = Head {
             session: &who.id,
             path: who.path.as_str(),
             pod: &who.id.pod,
             seq: who.seq,
             time_ms: unix_ms(),
+            traceparent,
         };
-        self.events.offer(Offered {
-            id: event::id(&head, event),
-            kind: event::kind(event),
-            json: event::json(&head, event),
-            path: who.path.clone(),
-            configured: who.configured.pattern.text().clone(),
-        });
+        if who.configured.stream {
+            self.stream.offer(Entry {
+                configured: who.configured.pattern.text().clone(),
+                partition: partition(&who.id, self.stream_partitions),
+                fields: event::fields(&head, event),
+            });
+        }
+        if self.is_heard(who) {
+            self.events.offer(Offered {
+                id: event::id(&head, event),
+                kind: event::kind(event),
+                json: event::json(&head, event),
+                path: who.path.clone(),
+                configured: who.configured.pattern.text().clone(),
+                origin: Origin::Own,
+            });
+        }
+    }
+
+    fn is_wanted(&self, who: &Who<'_>) -> bool {
+        who.configured.stream || self.is_heard(who)
     }
 
     fn is_heard(&self, who: &Who<'_>) -> bool {
@@ -63,7 +89,7 @@ impl Ears {
 
 impl Inbound for Ears {
     fn opened(&self, who: Who<'_>, remote: Option<SocketAddr>, greeting: &Greeting) {
-        if self.is_heard(&who) {
+        if self.is_wanted(&who) {
             let remote = remote.map(|remote| remote.to_string()).unwrap_or_default();
             let event = Event::Connect {
                 remote: &remote,
@@ -72,22 +98,22 @@ impl Inbound for Ears {
                 origin: greeting.origin.as_deref(),
                 query: greeting.query.as_deref(),
             };
-            self.offer(&who, &event);
+            self.offer(&who, greeting.traceparent.as_ref(), &event);
         }
     }
 
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) {
-        if self.is_heard(&who) {
+        if self.is_wanted(&who) {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
-            self.offer(&who, &Event::Message { msg: &msg });
+            self.offer(&who, None, &Event::Message { msg: &msg });
         }
     }
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
         if let Some((close, cause)) = end
-            && self.is_heard(&who)
+            && self.is_wanted(&who)
         {
-            self.offer(&who, &Event::Disconnect { close, cause });
+            self.offer(&who, None, &Event::Disconnect { close, cause });
         }
         let departure = Departure {
             path: who.path.clone(),

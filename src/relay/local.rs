@@ -1,7 +1,9 @@
 //! This pod as the broker sees it: what comes from the broker goes to the hub.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::broker::{Failure, Pending, Receiver};
@@ -15,7 +17,11 @@ use crate::proto::frame;
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
+use crate::proto::paths::Paths;
 use crate::proto::session_id::SessionId;
+use crate::proto::telling::Told;
+use crate::relay::hearsay::Hearsay;
+use crate::relay::taps::Taps;
 
 pub struct Local {
     pub hub: Arc<Hub>,
@@ -25,6 +31,9 @@ pub struct Local {
     pub frame_bytes_max: usize,
     /// Whom a gap closes comes back after a random time up to this.
     pub retry_within_ms: u64,
+    pub paths: Arc<ArcSwap<Paths>>,
+    pub hearsay: Arc<Hearsay>,
+    pub taps: Arc<Taps>,
 }
 
 impl Local {
@@ -79,7 +88,7 @@ impl Receiver for Local {
         let named = match &ask {
             Ask::Unicast { to, .. } => Some(to.shard),
             Ask::LookUp { id, .. } | Ask::Close { id, .. } => Some(id.shard),
-            Ask::List { .. } | Ask::Census => None,
+            Ask::List { .. } | Ask::Census | Ask::Tap { .. } => None,
         };
         if named.is_some_and(|shard| usize::from(shard) >= self.hub.shards()) {
             return Box::pin(std::future::ready(Ok(Answer::Gone)));
@@ -99,6 +108,13 @@ impl Receiver for Local {
                 let census = self.presence.census();
                 return Box::pin(std::future::ready(Ok(Answer::Census(census))));
             }
+            Ask::Tap { configured } => {
+                let answer = match self.paths.load().named(&configured) {
+                    Some(one) => Answer::Tapped(self.taps.ask(one.pattern.text(), Instant::now())),
+                    None => Answer::Gone,
+                };
+                return Box::pin(std::future::ready(Ok(answer)));
+            }
         };
         if told.is_err() {
             return Box::pin(std::future::ready(Ok(Answer::Overloaded)));
@@ -110,6 +126,19 @@ impl Receiver for Local {
     fn gap(&self) {
         tracing::warn!("broadcasts may have been missed while the broker was away");
         self.hub.sweep(&self.after_gap(Whom::Gap));
+        self.hearsay.tear();
+    }
+
+    fn told(&self, configured: &str, told: Told) {
+        self.hearsay.told(configured, told);
+    }
+
+    fn configured(&self) -> Vec<Arc<str>> {
+        self.paths.load().iter().map(|one| one.pattern.text().clone()).collect()
+    }
+
+    fn tapped(&self, taps: &[(Arc<str>, Duration)]) {
+        self.taps.look(taps, Instant::now());
     }
 }
 

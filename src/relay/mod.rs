@@ -6,7 +6,11 @@
 
 pub mod attachment;
 pub mod ears;
+pub mod hearsay;
+pub mod listening;
 pub mod local;
+pub mod streams;
+pub mod taps;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::backend::sse::{Listener, Sse, Topic};
+use crate::backend::sse::Sse;
 use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
@@ -35,6 +39,8 @@ use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::spelling::bounded;
 use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
+use crate::relay::hearsay::Hearsay;
+use crate::relay::taps::Taps;
 
 /// How long a publisher waits for a crowded pod before it is refused.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
@@ -117,8 +123,12 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     pub presence: Arc<Presence>,
     pub events: Arc<Sse>,
+    /// Of other pods, to this one's listeners.
+    pub hearsay: Arc<Hearsay>,
+    /// Of this pod, to other pods' listeners.
+    pub taps: Arc<Taps>,
     pub metrics: Arc<Metrics>,
-    pub paths: Arc<Paths>,
+    pub paths: Arc<ArcSwap<Paths>>,
     /// Cancelled when the pod begins to leave.
     pub leaving: CancellationToken,
 }
@@ -129,16 +139,17 @@ pub struct Relay {
     hub: Arc<Hub>,
     presence: Arc<Presence>,
     events: Arc<Sse>,
+    hearsay: Arc<Hearsay>,
+    taps: Arc<Taps>,
     metrics: Arc<Metrics>,
-    paths: ArcSwap<Paths>,
+    paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
-        let Parts { broker, hub, presence, events, metrics, paths, leaving } = parts;
-        let paths = ArcSwap::new(paths);
-        Relay { config, broker, hub, presence, events, metrics, paths, leaving }
+        let Parts { broker, hub, presence, events, hearsay, taps, metrics, paths, leaving } = parts;
+        Relay { config, broker, hub, presence, events, hearsay, taps, metrics, paths, leaving }
     }
 
     /// The configured paths, as of now.
@@ -396,11 +407,6 @@ impl Relay {
             Some((slips, count))
         });
         ranked.min_by_key(|&(slips, _)| slips).map(|(_, count)| count)
-    }
-
-    /// Hears events from now on.
-    pub fn listen(&self, topic: Topic) -> Listener {
-        self.events.listen(topic)
     }
 
     /// Whether this pod takes nobody in any more.

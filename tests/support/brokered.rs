@@ -13,6 +13,7 @@ use pathcast::proto::grant::Grant;
 use pathcast::proto::msg::Content;
 use pathcast::proto::path::Path;
 use pathcast::proto::session_id::{PodId, SessionId};
+use pathcast::proto::telling::{Place, Told, What};
 use uuid::Uuid;
 
 use super::redis::Redis as Server;
@@ -21,11 +22,15 @@ use super::wait::{eventually, within};
 /// Short, so that a pod is known to be dead before a test loses its patience.
 pub const LEASE_TTL: Duration = Duration::from_secs(1);
 
+/// A configured path of every pod.
+pub const CONFIGURED: &str = "/ws/{here}";
+
 /// What reached a pod.
 #[derive(Clone, Default)]
 pub struct Heard {
     lines: Arc<Mutex<Vec<String>>>,
     wanted: Arc<Mutex<HashSet<Path>>>,
+    tapped: Arc<Mutex<Vec<String>>>,
 }
 
 /// A broker of many pods, with what its pod heard.
@@ -59,6 +64,11 @@ impl Heard {
         self.wanted.lock().expect("nobody panicked").insert(path.clone());
     }
 
+    /// The taps that were seen last.
+    pub fn tapped(&self) -> Vec<String> {
+        self.tapped.lock().expect("nobody panicked").clone()
+    }
+
     fn note(&self, line: String) {
         self.lines.lock().expect("nobody panicked").push(line);
     }
@@ -87,6 +97,28 @@ impl Receiver for Heard {
     fn gap(&self) {
         self.note("gap".to_owned());
     }
+
+    fn told(&self, configured: &str, told: Told) {
+        let Told { from, place: Place { stretch, number }, what } = told;
+        let what = match what {
+            What::Event { id, kind, path, json } => {
+                let json = String::from_utf8(json.to_vec()).expect("a text");
+                format!("{id} {} {path} {json}", kind.as_str())
+            }
+            What::Beat => "beat".to_owned(),
+            What::Last => "last".to_owned(),
+        };
+        self.note(format!("{configured} {from} {stretch}:{number} {what}"));
+    }
+
+    fn configured(&self) -> Vec<Arc<str>> {
+        vec![CONFIGURED.into(), "/ws/untapped".into()]
+    }
+
+    fn tapped(&self, taps: &[(Arc<str>, Duration)]) {
+        let tapped = taps.iter().map(|(configured, _)| configured.to_string()).collect();
+        *self.tapped.lock().expect("nobody panicked") = tapped;
+    }
 }
 
 impl Pod {
@@ -103,6 +135,7 @@ impl Pod {
             address: Address::parse(url).expect("a good URL"),
             prefix: "pathcast".into(),
             lease_ttl: LEASE_TTL,
+            stream_backlog_max: 1_000,
             ask_timeout: Duration::from_secs(2),
         };
         let broker = Redis::start(config, id, heard.clone(), metrics.clone(), &lifecycle);

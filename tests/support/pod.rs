@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pathcast::backend::sse::Sse;
 use pathcast::broker::memory::Memory;
 use pathcast::broker::{Broker, Pending, Publication};
 use pathcast::hub::command::{Command, Frames, Greeting};
@@ -11,6 +12,7 @@ use pathcast::hub::inbound::{Inbound, Who};
 use pathcast::hub::presence::Presence;
 use pathcast::hub::socket::Socket;
 use pathcast::hub::{Config, Hub};
+use pathcast::lifecycle::Lifecycle;
 use pathcast::metrics::Metrics;
 use pathcast::proto::ask::Answer;
 use pathcast::proto::close::{Cause, Close};
@@ -20,7 +22,9 @@ use pathcast::proto::msg::Content;
 use pathcast::proto::path::Path;
 use pathcast::proto::paths::{Configured, OnGap, Pattern};
 use pathcast::proto::session_id::{PodId, SessionId};
+use pathcast::relay::hearsay::Hearsay;
 use pathcast::relay::local::Local;
+use pathcast::relay::taps::Taps;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -142,12 +146,20 @@ fn local(
     metrics: &Arc<Metrics>,
     frame_bytes_max: usize,
 ) -> Local {
+    // Nobody listens, so nobody has to hand events on.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let entered = runtime.enter();
+    let events = Arc::new(Sse::start(&Lifecycle::default(), metrics.clone()));
+    drop(entered);
     Local {
         hub: hub.clone(),
         presence: presence.clone(),
         metrics: metrics.clone(),
         frame_bytes_max,
         retry_within_ms: 1_000,
+        paths: Arc::default(),
+        hearsay: Arc::new(Hearsay::new(events.clone())),
+        taps: Arc::new(Taps::new(events).0),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A Redis of the test's own: a `redis-server` child that keeps nothing on disk.
+//! A Redis of the test's own: a `redis-server` child that keeps nothing on disk, unless it is to.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -27,6 +27,12 @@ impl Redis {
         Redis::start_with(Vec::new())
     }
 
+    /// One that knows after `restart` all that it has ever answered.
+    pub fn start_durable() -> Redis {
+        let settings = ["--appendonly", "yes", "--appendfsync", "always"];
+        Redis::start_with(settings.map(str::to_owned).into())
+    }
+
     /// With further arguments, as in `["--tls-port", "6380"]`.
     pub fn start_with(settings: Vec<String>) -> Redis {
         let port = free_port();
@@ -49,9 +55,11 @@ impl Redis {
         self.child.wait().expect("an own child can be waited for");
     }
 
-    /// Begins anew after `kill`, at the same address, empty.
+    /// Begins anew after `kill`, at the same address, empty unless it is durable.
     pub fn restart(&mut self) {
         self.child = spawn(self.port, &self.settings, &self.dir);
+        // It listens before it has read what it wrote down.
+        until("a Redis that has read it", || !self.command(&["PING"]).starts_with("LOADING"));
     }
 
     pub fn signal(&self, signal: Signal) {

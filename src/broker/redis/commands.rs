@@ -31,6 +31,7 @@ const BATCH_COMMANDS_MAX: usize = 1_000;
 const COMMAND_BYTES: usize = 128;
 
 type Reply = oneshot::Sender<Result<Value, Failure>>;
+type Answer = oneshot::Receiver<Result<Value, Failure>>;
 
 #[derive(Default)]
 pub struct Commands {
@@ -66,14 +67,39 @@ impl Commands {
         &self,
         command: Cmd,
     ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
-        let begun = self.begin(command);
-        // The writer drops what was under way when the link broke.
-        async move { begun?.await.unwrap_or(Err(Failure::Unknown)) }
+        let answers = self.send_all(vec![command]);
+        async move { answers.await.pop().expect("an answer for each command") }
     }
 
-    fn begin(&self, command: Cmd) -> Result<oneshot::Receiver<Result<Value, Failure>>, Failure> {
-        let bytes = COMMAND_BYTES + arguments_bytes(&command);
-        let (reply, answer) = oneshot::channel();
+    /// The same for several, which take places next to each other: an answer for each. They go as
+    /// one transaction if they say so.
+    pub fn send_all(
+        &self,
+        commands: Vec<Cmd>,
+    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
+        let count = commands.len();
+        let begun = self.begin(commands);
+        async move {
+            let waiting = match begun {
+                Ok(waiting) => waiting,
+                Err(failure) => return vec![Err(failure); count],
+            };
+            let mut answers = Vec::with_capacity(count);
+            for answer in waiting {
+                // The writer drops what was under way when the link broke.
+                answers.push(answer.await.unwrap_or(Err(Failure::Unknown)));
+            }
+            answers
+        }
+    }
+
+    fn begin(&self, commands: Vec<Cmd>) -> Result<Vec<Answer>, Failure> {
+        let waiters = commands.into_iter().map(|command| {
+            let (reply, answer) = oneshot::channel();
+            (Waiter { bytes: COMMAND_BYTES + arguments_bytes(&command), command, reply }, answer)
+        });
+        let (waiters, answers): (Vec<_>, Vec<_>) = waiters.unzip();
+        let bytes: usize = waiters.iter().map(|waiter| waiter.bytes).sum();
         let mut waiting = self.waiting();
         if waiting.up_since.is_none() {
             return Err(Failure::Unavailable("Redis is away"));
@@ -82,10 +108,10 @@ impl Commands {
             return Err(Failure::Unavailable("too much waits for Redis"));
         }
         waiting.bytes += bytes;
-        waiting.commands.push_back(Waiter { command, bytes, reply });
+        waiting.commands.extend(waiters);
         drop(waiting);
         self.changed.notify_one();
-        Ok(answer)
+        Ok(answers)
     }
 
     /// Since when commands are taken without a break; `None` while none are.
@@ -166,14 +192,19 @@ impl Commands {
     fn answer(&self, replies: Vec<Reply>, values: Vec<Value>) -> Option<RedisError> {
         let mut fatal = None;
         for (reply, value) in replies.into_iter().zip(values) {
-            let answer = value.extract_error().map_err(|error| {
-                if is_of_no_master(&error) {
-                    fatal = Some(error);
-                } else if self.complaints.are_due() {
-                    tracing::error!("Redis refused a command: {error}");
+            // What is refused within a transaction is within its answer.
+            let answer = match value {
+                Value::ServerError(error) => {
+                    let error = RedisError::from(error);
+                    if is_of_no_master(&error) {
+                        fatal = Some(error);
+                    } else if self.complaints.are_due() {
+                        tracing::error!("Redis refused a command: {error}");
+                    }
+                    Err(Failure::Unavailable("Redis refused it"))
                 }
-                Failure::Unavailable("Redis refused it")
-            });
+                value => Ok(value),
+            };
             // Whoever asked may not wait any more.
             let _ = reply.send(answer);
         }

@@ -134,12 +134,13 @@ impl Inbox {
     /// One message of a subscription of connection number `epoch`.
     pub fn take(self: &Arc<Self>, epoch: u64, channel: &[u8], message: Vec<u8>) {
         let message = Bytes::from(message);
-        let taken = match self.names.path(channel) {
-            Some(path) if message.first() == Some(&VERSION) => {
+        let taken = match (self.names.path(channel), self.names.configured(channel)) {
+            (Some(path), _) if message.first() == Some(&VERSION) => {
                 self.broadcast(epoch, &path, message)
             }
-            Some(path) => self.publication(epoch, path, &message),
-            None => self.letter(epoch, message),
+            (Some(path), _) => self.publication(epoch, path, &message),
+            (None, Some(configured)) => self.told(epoch, configured, message),
+            (None, None) => self.letter(epoch, message),
         };
         if let Err(why) = taken {
             self.complain(channel, &why);
@@ -198,9 +199,34 @@ impl Inbox {
                 }
             }
             Body::Ping { nonce } => self.pong(nonce),
-            Body::Broadcast(_) => return Err("a broadcast in a pod's inbox".to_owned()),
+            Body::Broadcast(_) | Body::Told(_) => {
+                return Err("an envelope that does not belong into a pod's inbox".to_owned());
+            }
         }
         Ok(())
+    }
+
+    /// What a pod tells of its sessions. What this one tells comes back too: it knows that.
+    fn told(&self, epoch: u64, configured: &str, message: Bytes) -> Result<(), String> {
+        match Envelope::decode(message).map_err(|malformed| malformed.to_string())?.body {
+            Body::Told(told) => {
+                if told.from != self.pod {
+                    self.in_order(epoch, |receiver| receiver.told(configured, told));
+                }
+                Ok(())
+            }
+            _ => Err("an envelope that tells no event".to_owned()),
+        }
+    }
+
+    /// The configured paths whose taps matter to this pod.
+    pub fn configured(&self) -> Vec<Arc<str>> {
+        lock(&self.sequence).receiver.configured()
+    }
+
+    /// Which of them are tapped, and for how long.
+    pub fn tapped(&self, taps: &[(Arc<str>, Duration)]) {
+        lock(&self.sequence).receiver.tapped(taps);
     }
 
     /// Puts the question into its place, and tells the answer when it is there; that to a stranger,

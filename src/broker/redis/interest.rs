@@ -1,36 +1,36 @@
-//! Which concrete paths this pod has to hear, counted by session.
+//! Which channels this pod has to hear: concrete paths, counted by session, and configured paths
+//! that others tell of, counted by listener.
 //!
-//! A path is asked for when its first session comes and given up some seconds after its last one
-//! went, since clients that reconnect come back to where they were. What has been asked for is
-//! believed only when Redis has answered.
+//! A channel is called a path here, and who wants it a session, whichever it is. It is asked for
+//! when its first session comes and given up some seconds after its last one went, since clients
+//! that reconnect come back to where they were. What has been asked for is believed only when Redis
+//! has answered.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
 use crate::broker::Failure;
-use crate::proto::path::Path;
 
 /// How long a path without sessions stays subscribed.
 pub const LINGER: Duration = Duration::from_secs(10);
 
-#[derive(Default)]
-pub struct Interest {
-    wants: Mutex<Wants>,
+pub struct Interest<P> {
+    wants: Mutex<Wants<P>>,
     /// A path is to be asked for.
     asked: Notify,
 }
 
-#[derive(Default)]
-struct Wants {
+struct Wants<P> {
     /// Whether somebody takes care of what is asked for.
     is_up: bool,
-    paths: HashMap<Path, Want>,
+    paths: HashMap<P, Want>,
     /// Not asked for yet, in the order of their coming. May name paths that have gone since.
-    unasked: VecDeque<Path>,
+    unasked: VecDeque<P>,
     /// Of all paths.
     sessions: u64,
 }
@@ -52,7 +52,7 @@ enum Standing {
 const AWAY: Failure = Failure::Unavailable("Redis is away");
 const REFUSED: Failure = Failure::Unavailable("Redis refuses that path");
 
-impl Wants {
+impl<P> Wants<P> {
     /// Whatever was confirmed, or is waited for, was so on a connection that is no more.
     fn forget(&mut self) {
         for want in self.paths.values_mut() {
@@ -61,10 +61,18 @@ impl Wants {
     }
 }
 
-impl Interest {
+impl<P> Default for Interest<P> {
+    fn default() -> Interest<P> {
+        let (paths, unasked) = (HashMap::new(), VecDeque::new());
+        let wants = Wants { is_up: false, paths, unasked, sessions: 0 };
+        Interest { wants: Mutex::new(wants), asked: Notify::new() }
+    }
+}
+
+impl<P: Clone + Eq + Hash> Interest<P> {
     /// One more session on the path. The future resolves when Redis has confirmed it; its place is
     /// taken at once.
-    pub fn arrive(&self, path: &Path) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
+    pub fn arrive(&self, path: &P) -> impl Future<Output = Result<(), Failure>> + Send + use<P> {
         let begun = self.begin(path);
         async move {
             match begun? {
@@ -75,10 +83,7 @@ impl Interest {
     }
 
     /// `None`: it is confirmed already.
-    fn begin(
-        &self,
-        path: &Path,
-    ) -> Result<Option<oneshot::Receiver<Result<(), Failure>>>, Failure> {
+    fn begin(&self, path: &P) -> Result<Option<oneshot::Receiver<Result<(), Failure>>>, Failure> {
         let mut wants = self.wants();
         let Wants { is_up, paths, unasked, sessions } = &mut *wants;
         *sessions += 1;
@@ -108,7 +113,7 @@ impl Interest {
     }
 
     /// One session less: once for each `arrive`.
-    pub fn depart(&self, path: &Path, now: Instant) {
+    pub fn depart(&self, path: &P, now: Instant) {
         let mut wants = self.wants();
         wants.sessions = wants.sessions.saturating_sub(1);
         if let Some(want) = wants.paths.get_mut(path) {
@@ -120,7 +125,7 @@ impl Interest {
     }
 
     /// The next paths to ask for, at most `limit`.
-    pub fn next(&self, limit: usize) -> Vec<Path> {
+    pub fn next(&self, limit: usize) -> Vec<P> {
         let mut wants = self.wants();
         let Wants { paths, unasked, .. } = &mut *wants;
         let mut next = Vec::new();
@@ -135,18 +140,18 @@ impl Interest {
     }
 
     /// Redis has confirmed these.
-    pub fn confirm(&self, paths: &[Path]) {
+    pub fn confirm(&self, paths: &[P]) {
         for path in paths {
             self.settle(path, Standing::Confirmed, Ok(()));
         }
     }
 
     /// Redis does not allow this one: only those who wait for it are told.
-    pub fn refuse(&self, path: &Path) {
+    pub fn refuse(&self, path: &P) {
         self.settle(path, Standing::Refused, Err(REFUSED));
     }
 
-    fn settle(&self, path: &Path, standing: Standing, answer: Result<(), Failure>) {
+    fn settle(&self, path: &P, standing: Standing, answer: Result<(), Failure>) {
         let mut wants = self.wants();
         let Some(want) = wants.paths.get_mut(path) else { return };
         let asked = std::mem::replace(&mut want.standing, standing);
@@ -160,12 +165,12 @@ impl Interest {
 
     /// Gives up confirmed paths that nobody has wanted for [`LINGER`]. They are to be unsubscribed
     /// before anything more is asked for. Refused ones go as soon as nobody wants them.
-    pub fn expire(&self, now: Instant) -> Vec<Path> {
+    pub fn expire(&self, now: Instant) -> Vec<P> {
         let mut wants = self.wants();
         wants
             .paths
             .retain(|_, want| !matches!(want.standing, Standing::Refused) || want.sessions > 0);
-        let has_expired = |_: &Path, want: &mut Want| {
+        let has_expired = |_: &P, want: &mut Want| {
             matches!(want.standing, Standing::Confirmed)
                 && want.idle_since.is_some_and(|since| now.duration_since(since) >= LINGER)
         };
@@ -202,13 +207,20 @@ impl Interest {
         wants.forget();
     }
 
+    /// What somebody wants now.
+    pub fn wanted(&self) -> Vec<P> {
+        let wants = self.wants();
+        let wanted = wants.paths.iter().filter(|(_, want)| want.sessions > 0);
+        wanted.map(|(path, _)| path.clone()).collect()
+    }
+
     /// Sessions and concrete paths.
     pub fn counts(&self) -> (u64, usize) {
         let wants = self.wants();
         (wants.sessions, wants.paths.len())
     }
 
-    fn wants(&self) -> MutexGuard<'_, Wants> {
+    fn wants(&self) -> MutexGuard<'_, Wants<P>> {
         self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -216,6 +228,7 @@ impl Interest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::path::Path;
     use futures_util::FutureExt;
 
     fn path(text: &str) -> Path {

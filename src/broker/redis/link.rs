@@ -10,6 +10,7 @@
 //! pod than a deaf one. While the link is up, it is refused to those who come for it, and to nobody
 //! else.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::taps::Taps;
 use crate::broker::redis::tls::choose_cryptography;
 use crate::broker::redis::{Address, envelope};
 use crate::clock::BootTime;
@@ -66,7 +68,8 @@ pub struct Link {
     client: Client,
     names: Names,
     commands: Arc<Commands>,
-    interest: Arc<Interest>,
+    interest: Arc<Interest<Path>>,
+    taps: Arc<Taps>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
     lease: Arc<Lease>,
@@ -121,11 +124,21 @@ enum Role {
     Untold,
 }
 
+/// What fails when Redis refuses a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusing {
+    /// The link: somebody who came before would be deaf.
+    Link,
+    /// Those who come for it.
+    Each,
+}
+
 impl Link {
     pub fn new(
         address: Address,
         inbox: Arc<Inbox>,
-        interest: Arc<Interest>,
+        interest: Arc<Interest<Path>>,
+        taps: Arc<Taps>,
     ) -> Result<Link, RedisError> {
         if address.is_secured() {
             choose_cryptography();
@@ -143,6 +156,7 @@ impl Link {
             metrics: inbox.metrics.clone(),
             closing: inbox.lifecycle.closing().clone(),
             interest,
+            taps,
             inbox,
             complaints: Complaints::default(),
         })
@@ -188,6 +202,7 @@ impl Link {
     /// Two connections, the subscriptions confirmed, the lease written.
     async fn connect(&self) -> Result<Connections, Fault> {
         self.interest.restart();
+        self.taps.interest.restart();
         let epoch = self.inbox.begin();
         let lost = Arc::new(Notify::new());
         let (mut publishing, mut subscribing) =
@@ -206,7 +221,7 @@ impl Link {
             Err(error) => return Err(error.into()),
         };
 
-        self.subscribe(&mut subscribing, |_, refused| Err(refused.into())).await?;
+        self.subscribe(&mut subscribing, Refusing::Link).await?;
         let inbox = self.names.pod(self.inbox.pod);
         if let Err(error) = subscribing.subscribe(&inbox).await {
             return Err(refused(inbox, error)?.into());
@@ -216,6 +231,8 @@ impl Link {
             answer(&mut publishing, &command).await?;
         }
         self.confirm(begun);
+        // After the lease: whoever taps and does not see this pod is seen by it.
+        self.taps.begin(&mut publishing).await?;
         Ok(Connections { publishing, subscribing, role, lost })
     }
 
@@ -246,6 +263,7 @@ impl Link {
         self.inbox.resume();
         self.commands.open(BootTime::now());
         self.interest.open();
+        self.taps.interest.open();
         self.metrics.broker.up.set(1);
         tracing::info!("Redis is there");
     }
@@ -254,6 +272,7 @@ impl Link {
         self.metrics.broker.up.set(0);
         self.commands.close(Instant::now());
         self.interest.close();
+        self.taps.interest.close();
     }
 
     /// Until something breaks.
@@ -264,6 +283,7 @@ impl Link {
             fault = self.follow(subscribing) => fault,
             fault = self.ping(role) => fault,
             () = self.renew() => Fault::Leaving,
+            () = self.taps.keep() => Fault::Leaving,
             () = lost.notified() => Fault::Lost,
         }
     }
@@ -274,59 +294,74 @@ impl Link {
         loop {
             tokio::select! {
                 () = self.interest.asked() => {}
+                () = self.taps.interest.asked() => {}
                 _ = linger.tick() => {
-                    let expired = self.interest.expire(Instant::now());
+                    let now = Instant::now();
+                    let out = self.interest.expire(now).into_iter().map(|path| self.names.out(&path));
+                    let told = self.taps.interest.expire(now);
+                    let told = told.into_iter().map(|configured| self.names.events(&configured));
+                    let expired: Vec<String> = out.chain(told).collect();
                     for chunk in expired.chunks(SUBSCRIBE_CHUNK) {
-                        if let Err(error) = connection.unsubscribe(self.channels(chunk)).await {
+                        if let Err(error) = connection.unsubscribe(chunk).await {
                             return error.into();
                         }
                     }
                 }
             }
-            let refuse = |path: &Path, refused| {
-                self.interest.refuse(path);
-                if self.complaints.are_due() {
-                    tracing::error!("{refused}");
-                }
-                Ok(())
-            };
-            if let Err(fault) = self.subscribe(&mut connection, refuse).await {
+            if let Err(fault) = self.subscribe(&mut connection, Refusing::Each).await {
                 return fault;
             }
         }
     }
 
-    /// Subscribes to everything that is wanted and not subscribed to. What Redis does not allow is
-    /// handed to `refuse`, which may end this.
+    /// Subscribes to everything that is wanted and not subscribed to.
     async fn subscribe(
         &self,
         connection: &mut MultiplexedConnection,
-        refuse: impl Fn(&Path, Refused) -> Result<(), Fault>,
+        refusing: Refusing,
+    ) -> Result<(), Fault> {
+        let out = |path: &Path| self.names.out(path);
+        self.subscribe_to(connection, &self.interest, out, refusing).await?;
+        let told = |configured: &Arc<str>| self.names.events(configured);
+        self.subscribe_to(connection, &self.taps.interest, told, refusing).await
+    }
+
+    async fn subscribe_to<P: Clone + Eq + Hash>(
+        &self,
+        connection: &mut MultiplexedConnection,
+        interest: &Interest<P>,
+        channel: impl Fn(&P) -> String,
+        refusing: Refusing,
     ) -> Result<(), Fault> {
         loop {
-            let paths = self.interest.next(SUBSCRIBE_CHUNK);
+            let paths = interest.next(SUBSCRIBE_CHUNK);
             if paths.is_empty() {
                 return Ok(());
             }
-            match connection.subscribe(self.channels(&paths)).await {
-                Ok(()) => self.interest.confirm(&paths),
+            match connection.subscribe(paths.iter().map(&channel).collect::<Vec<_>>()).await {
+                Ok(()) => interest.confirm(&paths),
                 // One refused channel fails the whole command.
                 Err(error) if is_refusal(&error) => {
                     for path in &paths {
-                        let channel = self.names.out(path);
+                        let channel = channel(path);
                         match connection.subscribe(&channel).await {
-                            Ok(()) => self.interest.confirm(std::slice::from_ref(path)),
-                            Err(error) => refuse(path, refused(channel, error)?)?,
+                            Ok(()) => interest.confirm(std::slice::from_ref(path)),
+                            Err(error) => {
+                                let refused = refused(channel, error)?;
+                                if refusing == Refusing::Link {
+                                    return Err(refused.into());
+                                }
+                                interest.refuse(path);
+                                if self.complaints.are_due() {
+                                    tracing::error!("{refused}");
+                                }
+                            }
                         }
                     }
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    fn channels(&self, paths: &[Path]) -> Vec<String> {
-        paths.iter().map(|path| self.names.out(path)).collect()
     }
 
     /// Asks itself through Redis whether it still hears, and Redis for its time and role, until too

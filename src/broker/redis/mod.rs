@@ -15,6 +15,7 @@ pub mod interest;
 pub mod lease;
 pub mod link;
 pub mod names;
+pub mod taps;
 pub mod tls;
 
 use std::sync::Arc;
@@ -31,14 +32,17 @@ use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::taps::Taps;
 use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
-use crate::clock::unix_ms;
+use crate::clock::{BootTime, unix_ms};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
+use crate::proto::stream::Entry;
+use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
 /// Where a Redis is, and how to enter.
@@ -52,14 +56,18 @@ pub struct Config {
     pub prefix: String,
     /// How long a pod is believed to live after it was last heard of.
     pub lease_ttl: Duration,
+    /// About how many entries one stream keeps.
+    pub stream_backlog_max: u64,
     /// How long an answer may take; a question that is older when its turn comes is dropped.
     pub ask_timeout: Duration,
 }
 
 pub struct Redis {
     inbox: Arc<Inbox>,
-    interest: Arc<Interest>,
+    interest: Arc<Interest<Path>>,
+    taps: Arc<Taps>,
     asker: Arc<Asker>,
+    stream_backlog_max: u64,
 }
 
 /// Why there can be no link to a Redis, now or later.
@@ -90,7 +98,7 @@ impl Redis {
         metrics: Arc<Metrics>,
         lifecycle: &Lifecycle,
     ) -> Result<Redis, Unusable> {
-        let Config { address, prefix, lease_ttl, ask_timeout } = config;
+        let Config { address, prefix, lease_ttl, stream_backlog_max, ask_timeout } = config;
         let parts = Parts {
             pod,
             names: Names::new(prefix),
@@ -102,11 +110,33 @@ impl Redis {
         };
         let inbox = Arc::new(Inbox::new(parts, Box::new(receiver)));
         let interest = Arc::new(Interest::default());
+        let taps = Arc::new(Taps::new(inbox.clone()));
         let asker = Arc::new(Asker::new(inbox.clone(), lease_ttl, ask_timeout));
-        let link = Link::new(address, inbox.clone(), interest.clone());
+        let link = Link::new(address, inbox.clone(), interest.clone(), taps.clone());
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, asker })
+        Ok(Redis { inbox, interest, taps, asker, stream_backlog_max })
+    }
+
+    /// The one way by which events leave this pod, to streams and to other pods' listeners: not
+    /// while its sessions may have been taken for dead.
+    fn send_events(&self, commands: Vec<Cmd>) -> Pending<Vec<Result<Value, Failure>>> {
+        if !self.inbox.lease.is_held(BootTime::now()) {
+            let failure = Failure::Unavailable("this pod's lease has lapsed");
+            return Box::pin(std::future::ready(Err(failure)));
+        }
+        let answers = self.inbox.commands.send_all(commands);
+        Box::pin(async move { Ok(answers.await) })
+    }
+
+    fn addition(&self, entry: &Entry) -> Cmd {
+        let mut addition = redis::cmd("XADD");
+        addition.arg(self.inbox.names.stream(&entry.configured, entry.partition));
+        addition.arg("MAXLEN").arg("~").arg(self.stream_backlog_max).arg("*");
+        for (name, text) in &entry.fields {
+            addition.arg(*name).arg(text);
+        }
+        addition
     }
 }
 
@@ -155,6 +185,36 @@ impl Broker for Redis {
         })
     }
 
+    fn tap(&self, configured: &Arc<str>) -> Pending<()> {
+        let confirmed = self.taps.interest.arrive(configured);
+        let (inbox, renewal) = (self.inbox.clone(), self.taps.renewal(configured));
+        Box::pin(async move {
+            confirmed.await?;
+            inbox.commands.send(renewal).await.map(drop)
+        })
+    }
+
+    fn untap(&self, configured: &Arc<str>) {
+        // The key stays until its time has passed: others may listen too.
+        self.taps.interest.depart(configured, Instant::now());
+    }
+
+    fn tell(&self, configured: &str, place: Place, what: What) -> Pending<()> {
+        let told = Told { from: self.inbox.pod, place, what };
+        let message = envelope(Uuid::now_v7(), Body::Told(told));
+        let channel = self.inbox.names.events(configured);
+        let sent = self.send_events(vec![Cmd::publish(channel, message)]);
+        Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
+    }
+
+    fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>> {
+        let mut commands = vec![redis::cmd("MULTI")];
+        commands.extend(entries.iter().map(|entry| self.addition(entry)));
+        commands.push(redis::cmd("EXEC"));
+        let sent = self.send_events(commands);
+        Box::pin(async move { appended(sent.await?) })
+    }
+
     fn outage(&self) -> Outage {
         self.inbox.commands.outage()
     }
@@ -164,6 +224,28 @@ impl Broker for Redis {
 fn sessions_of(lease: &Value) -> Option<u64> {
     let Value::BulkString(text) = lease else { return None };
     serde_json::from_slice::<serde_json::Value>(text).ok()?.get("sessions")?.as_u64()
+}
+
+/// What a transaction that appends came to, of the answers to all of its commands.
+fn appended(mut answers: Vec<Result<Value, Failure>>) -> Result<Vec<usize>, Failure> {
+    let refused = |is_refused: &dyn Fn(usize) -> bool, count| {
+        (0..count).filter(|&at| is_refused(at)).collect()
+    };
+    let failure = match answers.pop() {
+        Some(Ok(Value::Array(added))) => {
+            let is_refused = |at: usize| matches!(added[at], Value::ServerError(_));
+            return Ok(refused(&is_refused, added.len()));
+        }
+        Some(Err(failure)) => failure,
+        _ => Failure::Unknown,
+    };
+    // Without the right to MULTI each was on its own, and repeating them would be for ever.
+    let is_added = |answer: &Result<Value, Failure>| matches!(answer, Ok(Value::BulkString(_)));
+    let answers = &answers[1..];
+    match answers.iter().any(is_added) {
+        true => Ok(refused(&|at| !is_added(&answers[at]), answers.len())),
+        false => Err(failure),
+    }
 }
 
 /// What `PUBLISH` answers.

@@ -34,6 +34,27 @@ impl Names {
         format!("{}:pods", self.prefix)
     }
 
+    /// Where pods tell the events of a configured path.
+    pub fn events(&self, configured: &str) -> String {
+        format!("{}:ev:{configured}", self.prefix)
+    }
+
+    /// There while somebody listens to the events of a configured path.
+    pub fn tap(&self, configured: &str) -> String {
+        format!("{}:tap:{configured}", self.prefix)
+    }
+
+    /// The stream of a part of a configured path's events.
+    pub fn stream(&self, configured: &str, partition: u32) -> String {
+        format!("{}:in:{configured}:{partition}", self.prefix)
+    }
+
+    /// The configured path that a channel is the `events` of.
+    pub fn configured<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
+        let rest = channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":ev:")?;
+        std::str::from_utf8(rest).ok()
+    }
+
     /// The path that a channel is the `out` of.
     pub fn path(&self, channel: &[u8]) -> Option<Path> {
         let rest = channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":out:")?;
@@ -53,6 +74,11 @@ mod tests {
         assert_eq!(names.path(names.out(&path).as_bytes()), Some(path));
         for other in ["pathcast:pod:x", "pathcast:out:", "pathcast:out:ws", "other:out:/ws", ""] {
             assert_eq!(names.path(other.as_bytes()), None, "{other}");
+            assert_eq!(names.configured(other.as_bytes()), None, "{other}");
         }
+        let channel = names.events("/ws/{room}");
+        assert_eq!(channel, "pathcast:ev:/ws/{room}");
+        assert_eq!(names.configured(channel.as_bytes()), Some("/ws/{room}"));
+        assert_eq!(names.path(channel.as_bytes()), None);
     }
 }

@@ -127,6 +127,7 @@ fn version_1_of_a_question_stays() {
         &[b"\x04\0\0\0\0\0\x09\0"],
     );
     ask(Ask::Census, &[b"\x05"]);
+    ask(Ask::Tap { configured: "/ws/{r}".into() }, &[b"\x06", b"\0\0\0\x07/ws/{r}"]);
 }
 
 #[test]
@@ -168,6 +169,28 @@ fn version_1_of_an_answer_stays() {
         Answer::Census(vec![count]),
         &[b"\x0a\0\0\0\x01", b"\0\0\0\x05/ws/1\0\0\0\x07/ws/{r}\0\0\0\0\0\0\0\x04"],
     );
+    answer(
+        Answer::Tapped(Place { stretch: 2, number: 3 }),
+        &[b"\x0b", b"\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"],
+    );
+}
+
+#[test]
+fn version_1_of_what_is_told_stays() {
+    #[track_caller]
+    fn told(what: What, body: &[&[u8]]) {
+        let told = Told { from: POD, place: Place { stretch: 2, number: 3 }, what };
+        let head = b"pod-aaaa\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03";
+        pinned(envelope(Body::Told(told)), 5, &[head, &body.concat()]);
+    }
+    for (kind, byte) in [(Kind::Connect, 1), (Kind::Message, 2), (Kind::Disconnect, 3)] {
+        let json = Bytes::from_static(br#"{"id":"x-0"}"#);
+        let event = What::Event { id: "x-0".into(), kind, path: path("/ws"), json };
+        let texts = b"\0\0\0\x03x-0\0\0\0\x03/ws\0\0\0\x0c{\"id\":\"x-0\"}";
+        told(event, &[&[byte], texts]);
+    }
+    told(What::Beat, &[b"\x04"]);
+    told(What::Last, &[b"\x05"]);
 }
 
 #[test]
@@ -198,7 +221,7 @@ fn what_this_version_cannot_have_written_is_refused() {
     refused(&with(0, 2), "no such version");
     refused(&with(0, b'{'), "no such version");
     refused(&with(1, 0), "no such kind");
-    refused(&with(1, 5), "no such kind");
+    refused(&with(1, 6), "no such kind");
     refused(&with(27, 3), "no such content");
     refused(&with(good.len() - 1, 13), "a text that is not UTF-8");
     refused(&with(good.len() - 1, 99), "a part outside of its whole");
@@ -209,6 +232,13 @@ fn what_this_version_cannot_have_written_is_refused() {
     let mut traced = Envelope { traceparent, ..envelope(Body::Ping { nonce: 0 }) }.encode();
     traced[31..33].copy_from_slice(b"01");
     refused(&traced, "a trace context that is none");
+
+    for (id, json) in [("x\n", "{}"), ("x", "{\n}")] {
+        let (id, path, json) = (id.into(), path("/ws"), Bytes::from_static(json.as_bytes()));
+        let what = What::Event { id, kind: Kind::Message, path, json };
+        let told = Told { from: POD, place: Place { stretch: 0, number: 0 }, what };
+        refused(&envelope(Body::Told(told)).encode(), "an event of more than one line");
+    }
 }
 
 #[test]
@@ -279,6 +309,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
             }
         ),
         Just(Ask::Census),
+        any::<String>().prop_map(|text| Ask::Tap { configured: text.into() }),
     ]
 }
 
@@ -305,7 +336,24 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         (prop::collection::vec(any_info(), 0..4), prop::option::of(any_id()))
             .prop_map(|(sessions, after)| Answer::Sessions { sessions, after }),
         prop::collection::vec(count, 0..4).prop_map(Answer::Census),
+        any_place().prop_map(Answer::Tapped),
     ]
+}
+
+fn any_place() -> impl Strategy<Value = Place> {
+    any::<(u64, u64)>().prop_map(|(stretch, number)| Place { stretch, number })
+}
+
+fn any_told() -> impl Strategy<Value = Told> {
+    let kind = prop_oneof![Just(Kind::Connect), Just(Kind::Message), Just(Kind::Disconnect)];
+    let what = prop_oneof![
+        ("[ -~é]{0,20}", kind, any_path(), "[ -~é]{0,40}").prop_map(|(id, kind, path, json)| {
+            What::Event { id, kind, path, json: json.into() }
+        }),
+        Just(What::Beat),
+        Just(What::Last),
+    ];
+    (any_place(), what).prop_map(|(place, what)| Told { from: POD, place, what })
 }
 
 fn any_body() -> impl Strategy<Value = Body> {
@@ -323,6 +371,7 @@ fn any_body() -> impl Strategy<Value = Body> {
         (any::<u64>(), any_answer())
             .prop_map(|(correlation, answer)| Body::Answer { correlation, answer }),
         any::<u64>().prop_map(|nonce| Body::Ping { nonce }),
+        any_told().prop_map(Body::Told),
     ]
 }
 
@@ -341,7 +390,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_do_no_harm(
-        kind in 0u8..6, form: u8, rest: Vec<u8>, at: prop::sample::Index, byte: u8, body in any_body(),
+        kind in 0u8..7, form: u8, rest: Vec<u8>, at: prop::sample::Index, byte: u8, body in any_body(),
     ) {
         let mut bent = envelope(body).encode();
         let at = at.index(bent.len());

@@ -1,0 +1,23 @@
+//! One entry of a stream: an event as flat fields, and where it goes.
+
+use std::sync::Arc;
+
+/// What an entry costs beside its texts, roughly.
+const ENTRY_BYTES: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The text of the configured path.
+    pub configured: Arc<str>,
+    /// Which of the path's streams (`proto::partition`).
+    pub partition: u32,
+    /// As `proto::event::fields` made them.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Entry {
+    /// What it holds while it waits, in bytes.
+    pub fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.fields.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
+    }
+}
