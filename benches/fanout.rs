@@ -10,7 +10,7 @@
 //! this process. A saturated row is a closed loop: the window stands beside it, for it decides how
 //! many frames one write carries, and with that the cost of a delivery.
 
-mod load;
+mod rig;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,17 +18,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 
-use crate::load::clock::Clock;
-use crate::load::crowd::Crowd;
-use crate::load::gateway::{CROWD, Gateway, Setup};
-use crate::load::latency::Latency;
-use crate::load::machine::{self, Split};
-use crate::load::probe::Probe;
-use crate::load::publisher::Publisher;
-use crate::load::report::{Report, grouped, micros_each};
-use crate::load::saturation::{Measured, Saturation};
-use crate::load::stamp::Stamp;
-use crate::load::{frames, paced};
+use crate::rig::limit::{self, Limit};
+use crate::rig::machine::{self, Split};
+use crate::rig::paced;
+use crate::rig::probe::Probe;
+use crate::rig::report::{Report, grouped, micros_each};
+use crate::rig::saturation::{Measured, Saturation};
+use crate::rig::server::{CROWD, Server, Setup};
+use pathcast::cli::load::clock::Clock;
+use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::frames;
+use pathcast::cli::load::latency::Latency;
+use pathcast::cli::load::publisher::Publisher;
+use pathcast::cli::load::stamp::Stamp;
 
 /// Before a saturated run is measured: every socket's buffers have found their size.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -68,6 +70,9 @@ struct Options {
     /// How often the load looks what has come in a saturated row, in milliseconds.
     #[arg(long, default_value_t = 4)]
     poll_ms: u64,
+    /// Be one of the limits instead of measuring.
+    #[arg(long, value_enum, hide = true)]
+    limit: Option<Limit>,
     /// Another gateway than the one built here.
     #[arg(long)]
     gateway: Option<PathBuf>,
@@ -105,6 +110,9 @@ fn main() -> anyhow::Result<()> {
     if !options.bench {
         println!("this measures only under `cargo bench`");
         return Ok(());
+    }
+    if let Some(limit) = options.limit {
+        return limit::serve(limit);
     }
     let machine = machine::describe();
     let split = Split::choose(options.gateway_cpus.clone(), options.load_cpus.clone());
@@ -287,25 +295,21 @@ impl Bench {
         Ok(())
     }
 
-    fn start(&self, heartbeat: Option<Duration>) -> anyhow::Result<Gateway> {
+    fn start(&self, heartbeat: Option<Duration>) -> anyhow::Result<Server> {
         let heartbeat = heartbeat.map_or("30s".into(), |beat| format!("{}s", beat.as_secs()));
         let (shards, cpus) = (self.options.shards, self.split.gateway.clone());
-        let gateway = Gateway::start(&self.program, &Setup { shards, cpus, heartbeat })?;
+        let gateway = Server::gateway(&self.program, &Setup { shards, cpus, heartbeat })?;
         eprintln!("  gateway is process {}", gateway.process.0);
         Ok(gateway)
     }
 
-    fn crowd(&self, gateway: &Gateway, clients: usize) -> anyhow::Result<Crowd> {
+    fn crowd(&self, gateway: &Server, clients: usize) -> anyhow::Result<Crowd> {
         let mut crowd = Crowd::new(gateway.clients)?;
         crowd.connect(clients, CROWD, 64)?;
         Ok(crowd)
     }
 
-    fn saturation<'a>(
-        &self,
-        gateway: &'a Gateway,
-        crowd: &Crowd,
-    ) -> anyhow::Result<Saturation<'a>> {
+    fn saturation<'a>(&self, gateway: &'a Server, crowd: &Crowd) -> anyhow::Result<Saturation<'a>> {
         let Options { window, bytes, poll_ms, .. } = self.options;
         Saturation::new(gateway, crowd, window, bytes, Duration::from_millis(poll_ms))
     }

@@ -1,6 +1,7 @@
 //! What can be typed after `pathcast`.
 
 pub mod check;
+pub mod load;
 
 use std::path::PathBuf;
 

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::load::clock::Clock;
-use crate::load::crowd::Crowd;
-use crate::load::gateway::{CROWD, Gateway};
-use crate::load::process::Process;
-use crate::load::publisher::Publisher;
-use crate::load::stamp::Stamp;
-use crate::load::window::Window;
+use crate::rig::process::Process;
+use crate::rig::server::{CROWD, Server};
+use pathcast::cli::load::clock::Clock;
+use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::publisher::Publisher;
+use pathcast::cli::load::stamp::Stamp;
+use pathcast::cli::load::window::Window;
 
 /// How long no message may get through before a run is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What one path's crowd is kept busy with. Several runs may follow each other.
 pub struct Saturation<'a> {
-    gateway: &'a Gateway,
+    server: &'a Server,
     publisher: Publisher,
     window: Window,
     clock: Clock,
@@ -58,15 +58,15 @@ struct Mark {
 
 impl<'a> Saturation<'a> {
     pub fn new(
-        gateway: &'a Gateway,
+        server: &'a Server,
         crowd: &Crowd,
         window: usize,
         bytes: usize,
         poll: Duration,
     ) -> anyhow::Result<Saturation<'a>> {
         Ok(Saturation {
-            gateway,
-            publisher: Publisher::connect(gateway.api)?,
+            server,
+            publisher: Publisher::connect(server.api)?,
             window: Window::new(window, u32::try_from(crowd.len())?),
             clock: Clock::start(),
             poll,
@@ -140,11 +140,11 @@ impl<'a> Saturation<'a> {
             at: Instant::now(),
             messages: self.window.done(),
             deliveries: crowd.tally.messages,
-            cpu: self.gateway.process.cpu()?,
+            cpu: self.server.process.cpu()?,
             load_cpu: Process::own().cpu()?,
-            waited: self.gateway.process.waited()?,
+            waited: self.server.process.waited()?,
             load_waited: Process::own().waited()?,
-            rounds: self.gateway.metric("pathcast_fanout_seconds_count")?,
+            rounds: self.server.metric("pathcast_fanout_seconds_count")?,
         })
     }
 }

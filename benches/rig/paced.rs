@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::load::clock::Clock;
-use crate::load::crowd::Crowd;
-use crate::load::gateway::{CROWD, Gateway};
-use crate::load::latency::Latency;
-use crate::load::process::Process;
-use crate::load::publisher::Publisher;
-use crate::load::stamp::Stamp;
+use crate::rig::process::Process;
+use crate::rig::server::{CROWD, Server};
+use pathcast::cli::load::clock::Clock;
+use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::latency::Latency;
+use pathcast::cli::load::publisher::Publisher;
+use pathcast::cli::load::stamp::Stamp;
 
 /// How long the last message may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,19 +28,19 @@ pub struct Measured {
 
 /// Publishes `count` messages of `bytes`, one every `interval`; the crowd has heard nothing before.
 pub fn run(
-    gateway: &Gateway,
+    server: &Server,
     crowd: &mut Crowd,
     bytes: usize,
     interval: Duration,
     count: u64,
 ) -> anyhow::Result<Measured> {
     let clock = Clock::start();
-    let mut publisher = Publisher::connect(gateway.api)?;
+    let mut publisher = Publisher::connect(server.api)?;
     let mut latency = Latency::new();
     let mut message = Vec::new();
     let target = format!("/v1/publish{CROWD}");
     let before = crowd.tally.messages;
-    let (cpu, load_cpu) = (gateway.process.cpu()?, Process::own().cpu()?);
+    let (cpu, load_cpu) = (server.process.cpu()?, Process::own().cpu()?);
     let mut due = Instant::now();
     let mut seq = 0;
     let wanted = before + count * crowd.len() as u64;
@@ -66,7 +66,7 @@ pub fn run(
     Ok(Measured {
         latency,
         deliveries: crowd.tally.messages - before,
-        cpu: gateway.process.cpu()? - cpu,
+        cpu: server.process.cpu()? - cpu,
         load_cpu: Process::own().cpu()? - load_cpu,
     })
 }
