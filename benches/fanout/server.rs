@@ -10,8 +10,8 @@ use clap::ValueEnum;
 use pathcast::cli::load::publisher::Publisher;
 use tempfile::TempDir;
 
-use crate::rig::limit::Limit;
-use crate::rig::process::Process;
+use crate::limit::Limit;
+use crate::process::Process;
 
 /// The path of the crowd.
 pub const CROWD: &str = "/crowd";

@@ -10,7 +10,14 @@
 //! this process. A saturated row is a closed loop: the window stands beside it, for it decides how
 //! many frames one write carries, and with that the cost of a delivery.
 
-mod rig;
+mod limit;
+mod machine;
+mod pairs;
+mod probe;
+mod process;
+mod report;
+mod saturation;
+mod server;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,13 +25,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 
-use crate::rig::limit::{self, Limit};
-use crate::rig::machine::{self, Split};
-use crate::rig::paced;
-use crate::rig::probe::Probe;
-use crate::rig::report::{Report, grouped, micros_each};
-use crate::rig::saturation::{Measured, Saturation};
-use crate::rig::server::{CROWD, Server, Setup};
+use crate::limit::Limit;
+use crate::machine::Split;
+use crate::pairs::Pairs;
+use crate::probe::Probe;
+use crate::report::{Report, grouped, micros_each};
+use crate::saturation::{Measured, Saturation};
+use crate::server::{CROWD, Server, Setup};
 use pathcast::cli::load::clock::Clock;
 use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::frames;
@@ -37,6 +44,9 @@ const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Short, so that two of them fit into a run; what they cost does not hang on it.
 const HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// Between two messages of a paced run.
+const PACE: Duration = Duration::from_millis(50);
 
 /// What the allocator gets to settle before memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -67,6 +77,9 @@ struct Options {
     /// How long a saturated row is measured, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Pairs of a row that compares.
+    #[arg(long, default_value_t = 9)]
+    pairs: usize,
     /// How often the load looks what has come in a saturated row, in milliseconds.
     #[arg(long, default_value_t = 4)]
     poll_ms: u64,
@@ -89,6 +102,8 @@ enum Row {
     Paced,
     /// A closed loop with 15,000 clients, and unicasts on another path, alone and beside it.
     Unicast,
+    /// The gateway beside the limits, pair by pair.
+    Limits,
     /// Memory of 10,000 idle sessions.
     Idle,
     /// 10,000 connects, again and again.
@@ -131,6 +146,7 @@ impl Bench {
             (Row::Saturated, Bench::saturated),
             (Row::Paced, Bench::paced),
             (Row::Unicast, Bench::unicast),
+            (Row::Limits, Bench::limits),
             (Row::Idle, Bench::idle),
             (Row::Storm, Bench::storm),
         ];
@@ -156,20 +172,48 @@ impl Bench {
         let clients = self.scaled(1_000);
         let gateway = self.start(None)?;
         let mut crowd = self.crowd(&gateway, clients)?;
-        let interval = Duration::from_millis(50);
         let count = 20 * self.span().as_secs();
-        let bytes = self.options.bytes;
-        let measured = paced::run(&gateway, &mut crowd, bytes, interval, count)?;
+        let mut latency = Latency::new();
+        let mut load = self.saturation(&gateway, &crowd)?;
+        let measured = load.pace(&mut crowd, PACE, count, &mut latency)?;
         let what = format!("paced, {} clients: ", grouped(clients as f64));
+        let bytes = self.options.bytes;
         let settings = self.settings(&format!("20 messages/s, {bytes} B, {count} messages"));
         let report = &mut self.report;
-        report.add(format!("{what}publish to frame read"), measured.latency.to_string(), &settings);
-        let (cpu, load_cpu) = (measured.cpu, measured.load_cpu);
-        let each = micros_each(cpu, measured.deliveries);
-        let load_each = micros_each(load_cpu, measured.deliveries);
+        report.add(format!("{what}publish to frame read"), latency.to_string(), &settings);
+        let each = micros_each(measured.cpu, measured.deliveries);
+        let load_each = micros_each(measured.load_cpu, measured.deliveries);
         let figure = format!("{each:.2} µs (load: {load_each:.2})");
         report.add(format!("{what}gateway CPU per delivery"), figure, &settings);
         self.tell_faults(&what, &crowd, &settings)
+    }
+
+    /// One crowd at the gateway, one as large at a limit, and the same load on both in turn.
+    fn limits(&mut self) -> anyhow::Result<()> {
+        for row in pairs::ROWS {
+            self.pair(row)?;
+        }
+        Ok(())
+    }
+
+    fn pair(&mut self, row: &pairs::Row) -> anyhow::Result<()> {
+        let clients = self.scaled(row.clients);
+        let gateway = self.start(None)?;
+        let limit = Server::limit(row.limit, self.split.gateway.as_deref())?;
+        let mut crowds = [self.crowd(&gateway, clients)?, self.crowd(&limit, clients)?];
+        let poll = Duration::from_millis(self.options.poll_ms);
+        let mut loads = [
+            Saturation::new(&gateway, &crowds[0], row.window, row.bytes, poll)?,
+            Saturation::new(&limit, &crowds[1], row.window, row.bytes, poll)?,
+        ];
+        let count = if self.options.quick { 3 } else { self.options.pairs };
+        let pairs = Pairs::run(row, count, &mut loads, &mut crowds)?;
+        let settings = self.settings(&row.settings(count, self.options.poll_ms));
+        self.report.add(row.name(), pairs.to_string(), &settings);
+        for crowd in &crowds {
+            self.check_faults(crowd)?;
+        }
+        Ok(())
     }
 
     fn unicast(&mut self) -> anyhow::Result<()> {
@@ -348,13 +392,18 @@ impl Bench {
         self.tell_faults(&what, crowd, &settings)
     }
 
-    /// A figure of a run that lost something is none.
     fn tell_faults(&mut self, what: &str, crowd: &Crowd, settings: &str) -> anyhow::Result<()> {
         let tally = &crowd.tally;
-        let (fewest, most) = crowd.messages();
         let figure = format!("{}, {}, {}", tally.lost, tally.again, tally.late);
         let what = format!("{what}lost, twice, out of order");
         self.report.add(what, figure, settings);
+        self.check_faults(crowd)
+    }
+
+    /// A figure of a run that lost something is none.
+    fn check_faults(&self, crowd: &Crowd) -> anyhow::Result<()> {
+        let tally = &crowd.tally;
+        let (fewest, most) = crowd.messages();
         ensure!(tally.lost + tally.again + tally.late == 0, "deliveries went wrong: {tally:?}");
         ensure!(fewest == most, "somebody has {fewest} messages, somebody {most}");
         Ok(())

@@ -1,20 +1,25 @@
-//! A closed loop: as many messages on their way to a crowd as the window allows, all the time.
+//! A crowd's path, kept busy: by a closed loop, as many messages on their way as the window allows,
+//! all the time; or by one message at a time at an even pace.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::rig::process::Process;
-use crate::rig::server::{CROWD, Server};
+use crate::process::Process;
+use crate::server::{CROWD, Server};
 use pathcast::cli::load::clock::Clock;
 use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::latency::Latency;
 use pathcast::cli::load::publisher::Publisher;
 use pathcast::cli::load::stamp::Stamp;
 use pathcast::cli::load::window::Window;
 
 /// How long no message may get through before a run is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest sleep of a paced run, so that answers are taken too.
+const WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// What one path's crowd is kept busy with. Several runs may follow each other.
 pub struct Saturation<'a> {
@@ -93,16 +98,47 @@ impl<'a> Saturation<'a> {
             ensure!(Instant::now() < until, "{} messages did not get through", self.window.open());
             self.hear(crowd)?;
         }
-        Ok(Measured {
-            span: to.at - from.at,
-            messages: to.messages - from.messages,
-            deliveries: to.deliveries - from.deliveries,
-            cpu: to.cpu - from.cpu,
-            load_cpu: to.load_cpu - from.load_cpu,
-            waited: to.waited.saturating_sub(from.waited),
-            load_waited: to.load_waited.saturating_sub(from.load_waited),
-            rounds: to.rounds - from.rounds,
-        })
+        Ok(to.since(from))
+    }
+
+    /// Publishes `count` messages, one every `interval`, and notes how long each took from the
+    /// request to the frame at each client.
+    pub fn pace(
+        &mut self,
+        crowd: &mut Crowd,
+        interval: Duration,
+        count: u64,
+        latency: &mut Latency,
+    ) -> anyhow::Result<Measured> {
+        let from = self.mark(crowd)?;
+        let wanted = self.window.done() + count;
+        let last = Instant::now() + interval * u32::try_from(count)? + PATIENCE;
+        let (mut due, mut begun) = (Instant::now(), 0);
+        while self.window.done() < wanted {
+            ensure!(Instant::now() < last, "deliveries are missing: {:?}", crowd.tally);
+            if begun < count && Instant::now() >= due {
+                ensure!(self.publish()?, "the server is slower than the pace");
+                begun += 1;
+                due += interval;
+            }
+            let (window, clock) = (&mut self.window, self.clock);
+            let wait = due.saturating_duration_since(Instant::now()).min(WAIT_MAX);
+            crowd.turn(wait, |stamp| {
+                window.arrived(stamp.seq);
+                latency.record(clock.now_ns().saturating_sub(stamp.sent_ns));
+            })?;
+            crowd.check()?;
+            self.publisher.expect(202).context("publishing")?;
+        }
+        Ok(self.mark(crowd)?.since(from))
+    }
+
+    /// Whether the window let one more message out.
+    fn publish(&mut self) -> anyhow::Result<bool> {
+        let Some(seq) = self.window.begin() else { return Ok(false) };
+        Stamp { seq, sent_ns: self.clock.now_ns() }.write(&mut self.message, self.bytes);
+        self.publisher.begin(&format!("/v1/publish{CROWD}"), &self.message)?;
+        Ok(true)
     }
 
     fn turn_for(&mut self, crowd: &mut Crowd, span: Duration) -> anyhow::Result<()> {
@@ -110,10 +146,7 @@ impl<'a> Saturation<'a> {
         let mut done = self.window.done();
         let mut since = Instant::now();
         while Instant::now() < until {
-            while let Some(seq) = self.window.begin() {
-                Stamp { seq, sent_ns: self.clock.now_ns() }.write(&mut self.message, self.bytes);
-                self.publisher.begin(&format!("/v1/publish{CROWD}"), &self.message)?;
-            }
+            while self.publish()? {}
             self.hear(crowd)?;
             if self.window.done() != done {
                 (done, since) = (self.window.done(), Instant::now());
@@ -146,6 +179,21 @@ impl<'a> Saturation<'a> {
             load_waited: Process::own().waited()?,
             rounds: self.server.metric("pathcast_fanout_seconds_count")?,
         })
+    }
+}
+
+impl Mark {
+    fn since(self, from: Mark) -> Measured {
+        Measured {
+            span: self.at - from.at,
+            messages: self.messages - from.messages,
+            deliveries: self.deliveries - from.deliveries,
+            cpu: self.cpu - from.cpu,
+            load_cpu: self.load_cpu - from.load_cpu,
+            waited: self.waited.saturating_sub(from.waited),
+            load_waited: self.load_waited.saturating_sub(from.load_waited),
+            rounds: self.rounds - from.rounds,
+        }
     }
 }
 

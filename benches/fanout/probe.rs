@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure};
 
-use crate::rig::server::{ASIDE, Server};
+use crate::server::{ASIDE, Server};
 use pathcast::cli::load::client::{check_answer, handshake, head_end};
 use pathcast::cli::load::clock::Clock;
 use pathcast::cli::load::frames::{Frame, Walk};
