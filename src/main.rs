@@ -13,6 +13,9 @@ use pathcast::lifecycle::{Signals, Wish};
 use pathcast::trace;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let source = Source::from_env(cli.config.clone());

@@ -29,6 +29,7 @@ use crate::limit::Limit;
 use crate::machine::Split;
 use crate::pairs::Pairs;
 use crate::probe::Probe;
+use crate::process::Memory;
 use crate::report::{Report, grouped, micros_each};
 use crate::saturation::{Measured, Saturation};
 use crate::server::{CROWD, Server, Setup};
@@ -297,8 +298,8 @@ impl Bench {
             mib(after.rss_kib)
         );
         self.report.add("idle session: RSS", rss, &settings);
-        let private = format!("{:.2} KiB", each(before.private_kib, after.private_kib));
-        self.report.add("idle session: private dirty memory", private, &settings);
+        let anonymous = format!("{:.2} KiB", each(before.anon_kib, after.anon_kib));
+        self.report.add("idle session: anonymous memory", anonymous, &settings);
         self.tell_faults("idle: ", &crowd, &settings)
     }
 
@@ -308,7 +309,7 @@ impl Bench {
         let clients = self.scaled(10_000);
         let gateway = self.start(None)?;
         std::thread::sleep(SETTLE);
-        let mut rss = vec![gateway.process.memory()?.rss_kib];
+        let mut rss = vec![gateway.process.memory()?];
         let mut cpu = Vec::new();
         let mut pace = Vec::new();
         let mut full = 0;
@@ -321,7 +322,7 @@ impl Bench {
             full = full.max(gateway.process.memory()?.rss_kib);
             crowd.leave()?;
             std::thread::sleep(SETTLE);
-            rss.push(gateway.process.memory()?.rss_kib);
+            rss.push(gateway.process.memory()?);
         }
         let settings = self.settings(&format!(
             "{ROUNDS} rounds of {} connects, {IN_FLIGHT} in flight, Origin checked",
@@ -332,10 +333,15 @@ impl Bench {
         report.add("connect storm: gateway CPU per upgrade", figure, &settings);
         let figure = format!("median {} a second", grouped(median(&mut pace)));
         report.add("connect storm: upgrades", figure, &settings);
-        let mib: Vec<String> =
-            rss.iter().map(|&kib| format!("{:.1}", kib as f64 / 1024.0)).collect();
-        let figure = format!("{} MiB; {:.1} with all", mib.join(" → "), full as f64 / 1024.0);
+        let steps = |of: fn(&Memory) -> u64| {
+            let mib = |memory| format!("{:.1}", of(memory) as f64 / 1024.0);
+            rss.iter().map(mib).collect::<Vec<_>>().join(" → ")
+        };
+        let full = full as f64 / 1024.0;
+        let figure = format!("{} MiB; {full:.1} with all", steps(|memory| memory.rss_kib));
         report.add("connect storm: RSS before, and after each round", figure, &settings);
+        let figure = format!("{} MiB", steps(|memory| memory.anon_kib));
+        report.add("connect storm: of it anonymous", figure, &settings);
         Ok(())
     }
 

@@ -13,8 +13,8 @@ pub struct Process(pub u32);
 pub struct Memory {
     /// `VmRSS`.
     pub rss_kib: u64,
-    /// `Private_Dirty`: without pages of the program's file, which come and go with what ran.
-    pub private_kib: u64,
+    /// `RssAnon`: without the pages of the program's file, which come with what ran.
+    pub anon_kib: u64,
 }
 
 impl Process {
@@ -46,9 +46,9 @@ impl Process {
     }
 
     pub fn memory(self) -> anyhow::Result<Memory> {
-        let rss_kib = kib(&self.read("status")?, "VmRSS:")?;
-        let private_kib = kib(&self.read("smaps_rollup")?, "Private_Dirty:")?;
-        Ok(Memory { rss_kib, private_kib })
+        let status = self.read("status")?;
+        let (rss_kib, anon_kib) = (kib(&status, "VmRSS:")?, kib(&status, "RssAnon:")?);
+        Ok(Memory { rss_kib, anon_kib })
     }
 
     fn read(self, file: &str) -> anyhow::Result<String> {
