@@ -270,7 +270,7 @@ impl Bench {
         let mut crowd = self.crowd(&gateway, clients)?;
         let mut message = Vec::new();
         Stamp { seq: 0, sent_ns: 0 }.write(&mut message, self.options.bytes);
-        let mut publisher = Publisher::connect(gateway.api)?;
+        let mut publisher = Publisher::connect(gateway.api, None)?;
         publisher.begin(&format!("/v1/publish{CROWD}"), &message)?;
         publisher.answer()?.check(202)?;
         crowd.say(&frames::text(&[b'x'; 100]))?;
@@ -366,7 +366,7 @@ impl Bench {
 
     fn tell_saturated(&mut self, measured: &Measured, crowd: &Crowd) -> anyhow::Result<()> {
         let Options { window, bytes, poll_ms, shards, .. } = self.options;
-        let clients = crowd.len();
+        let clients = crowd.count();
         let what = format!("saturated, {} clients: ", grouped(clients as f64));
         let seconds = measured.span.as_secs_f64();
         let settings =

@@ -135,7 +135,7 @@ impl Pairs {
                     }
                     None => load.run(crowd, WARM_UP, SPAN, || {})?,
                 };
-                costs.push(Cost::of(&measured, crowd.len()));
+                costs.push(Cost::of(&measured, crowd.count()));
             }
         }
         Ok(pairs)

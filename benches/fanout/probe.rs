@@ -99,7 +99,7 @@ impl Probe {
         spawn(move || {
             // Without the right to it, the figures hold the load's own delays.
             let _ = rustix::process::nice(NICE);
-            let publisher = Publisher::connect(self.api)?;
+            let publisher = Publisher::connect(self.api, None)?;
             let end = Arc::new(AtomicU64::new(u64::MAX));
             let ask = Ask {
                 publisher,

@@ -1,37 +1,19 @@
-//! A crowd's path, kept busy: by a closed loop, as many messages on their way as the window allows,
-//! all the time; or by one message at a time at an even pace.
+//! A run of the load on one server, and what the server used meanwhile.
 
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::latency::Latency;
+use pathcast::cli::load::run::{Plan, Run};
 
 use crate::process::Process;
 use crate::server::{CROWD, Server};
-use pathcast::cli::load::clock::Clock;
-use pathcast::cli::load::crowd::Crowd;
-use pathcast::cli::load::latency::Latency;
-use pathcast::cli::load::publisher::Publisher;
-use pathcast::cli::load::stamp::Stamp;
-use pathcast::cli::load::window::Window;
 
-/// How long no message may get through before a run is given up.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The longest sleep of a paced run, so that answers are taken too.
-const WAIT_MAX: Duration = Duration::from_millis(50);
-
-/// What one path's crowd is kept busy with. Several runs may follow each other.
 pub struct Saturation<'a> {
     server: &'a Server,
-    publisher: Publisher,
-    window: Window,
-    clock: Clock,
-    /// How often the load looks what has come. Between two looks it costs nothing, and what comes
-    /// meanwhile is read at once.
+    run: Run,
+    /// How often the load looks what has come.
     poll: Duration,
-    bytes: usize,
-    message: Vec<u8>,
 }
 
 /// What happened between two moments of a run.
@@ -43,7 +25,7 @@ pub struct Measured {
     pub cpu: Duration,
     /// Of the load itself.
     pub load_cpu: Duration,
-    /// How long the gateway and the load were kept waiting for a processor.
+    /// How long the server and the load were kept waiting for a processor.
     pub waited: Duration,
     pub load_waited: Duration,
     /// Rounds of all rooms: `deliveries` by the clients by this is frames per write.
@@ -69,18 +51,12 @@ impl<'a> Saturation<'a> {
         bytes: usize,
         poll: Duration,
     ) -> anyhow::Result<Saturation<'a>> {
-        Ok(Saturation {
-            server,
-            publisher: Publisher::connect(server.api)?,
-            window: Window::new(window, u32::try_from(crowd.len())?),
-            clock: Clock::start(),
-            poll,
-            bytes,
-            message: Vec::new(),
-        })
+        let plan = Plan { api: server.api, key: None, path: CROWD, bytes, window };
+        Ok(Saturation { server, run: Run::new(plan, crowd)?, poll })
     }
 
-    /// Warms up, calls `begin`, measures for `span`, and waits until everybody has everything.
+    /// A closed loop: warms up, calls `begin`, measures for `span`, and waits until everybody has
+    /// everything.
     pub fn run(
         &mut self,
         crowd: &mut Crowd,
@@ -88,21 +64,17 @@ impl<'a> Saturation<'a> {
         span: Duration,
         begin: impl FnOnce(),
     ) -> anyhow::Result<Measured> {
-        self.turn_for(crowd, warm_up)?;
+        let mut latency = Latency::new();
+        self.run.saturate(crowd, warm_up, self.poll, &mut latency)?;
         begin();
         let from = self.mark(crowd)?;
-        self.turn_for(crowd, span)?;
+        self.run.saturate(crowd, span, self.poll, &mut latency)?;
         let to = self.mark(crowd)?;
-        let until = Instant::now() + PATIENCE;
-        while !self.window.is_empty() {
-            ensure!(Instant::now() < until, "{} messages did not get through", self.window.open());
-            self.hear(crowd)?;
-        }
+        self.run.drain(crowd, &mut latency)?;
         Ok(to.since(from))
     }
 
-    /// Publishes `count` messages, one every `interval`, and notes how long each took from the
-    /// request to the frame at each client.
+    /// `count` messages, one every `interval`.
     pub fn pace(
         &mut self,
         crowd: &mut Crowd,
@@ -111,67 +83,14 @@ impl<'a> Saturation<'a> {
         latency: &mut Latency,
     ) -> anyhow::Result<Measured> {
         let from = self.mark(crowd)?;
-        let wanted = self.window.done() + count;
-        let last = Instant::now() + interval * u32::try_from(count)? + PATIENCE;
-        let (mut due, mut begun) = (Instant::now(), 0);
-        while self.window.done() < wanted {
-            ensure!(Instant::now() < last, "deliveries are missing: {:?}", crowd.tally);
-            if begun < count && Instant::now() >= due {
-                ensure!(self.publish()?, "the server is slower than the pace");
-                begun += 1;
-                due += interval;
-            }
-            let (window, clock) = (&mut self.window, self.clock);
-            let wait = due.saturating_duration_since(Instant::now()).min(WAIT_MAX);
-            crowd.turn(wait, |stamp| {
-                window.arrived(stamp.seq);
-                latency.record(clock.now_ns().saturating_sub(stamp.sent_ns));
-            })?;
-            crowd.check()?;
-            self.publisher.expect(202).context("publishing")?;
-        }
+        self.run.pace(crowd, interval, count, latency)?;
         Ok(self.mark(crowd)?.since(from))
-    }
-
-    /// Whether the window let one more message out.
-    fn publish(&mut self) -> anyhow::Result<bool> {
-        let Some(seq) = self.window.begin() else { return Ok(false) };
-        Stamp { seq, sent_ns: self.clock.now_ns() }.write(&mut self.message, self.bytes);
-        self.publisher.begin(&format!("/v1/publish{CROWD}"), &self.message)?;
-        Ok(true)
-    }
-
-    fn turn_for(&mut self, crowd: &mut Crowd, span: Duration) -> anyhow::Result<()> {
-        let until = Instant::now() + span;
-        let mut done = self.window.done();
-        let mut since = Instant::now();
-        while Instant::now() < until {
-            while self.publish()? {}
-            self.hear(crowd)?;
-            if self.window.done() != done {
-                (done, since) = (self.window.done(), Instant::now());
-            }
-            ensure!(
-                since.elapsed() < PATIENCE,
-                "no message got through for {PATIENCE:?}: {:?}",
-                crowd.tally
-            );
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self, crowd: &mut Crowd) -> anyhow::Result<()> {
-        sleep(self.poll);
-        let window = &mut self.window;
-        crowd.turn(Duration::ZERO, |stamp| window.arrived(stamp.seq))?;
-        crowd.check()?;
-        self.publisher.expect(202).context("publishing")
     }
 
     fn mark(&self, crowd: &Crowd) -> anyhow::Result<Mark> {
         Ok(Mark {
             at: Instant::now(),
-            messages: self.window.done(),
+            messages: self.run.done(),
             deliveries: crowd.tally.messages,
             cpu: self.server.process.cpu()?,
             load_cpu: Process::own().cpu()?,

@@ -86,7 +86,7 @@ impl Server {
 
     /// A figure of its own, without labels.
     pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let answer = Publisher::connect(self.api)?.get("/metrics")?;
+        let answer = Publisher::connect(self.api, None)?.get("/metrics")?;
         answer.check(200)?;
         let value = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("no metric {name}"))?.trim().parse()?)
@@ -94,7 +94,8 @@ impl Server {
 
     /// The id of the only session on `path`.
     pub fn session(&self, path: &str) -> anyhow::Result<String> {
-        let answer = Publisher::connect(self.api)?.get(&format!("/v1/sessions?path={path}"))?;
+        let answer =
+            Publisher::connect(self.api, None)?.get(&format!("/v1/sessions?path={path}"))?;
         answer.check(200)?;
         let page: serde_json::Value = serde_json::from_str(&answer.body)?;
         let sessions = page["sessions"].as_array().context("no sessions")?;

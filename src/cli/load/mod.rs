@@ -11,6 +11,7 @@ pub mod descriptors;
 pub mod frames;
 pub mod latency;
 pub mod publisher;
+pub mod run;
 pub mod sequence;
 pub mod source;
 pub mod stamp;
