@@ -6,12 +6,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pathcast::app::App;
+use pathcast::cli::bench;
 use pathcast::cli::check::{self, Form};
 use pathcast::cli::{Cli, Command};
 use pathcast::config::{self, Settings, Source};
 use pathcast::lifecycle::{Signals, Wish};
 use pathcast::trace;
 use rustix::process::{Resource, getrlimit, setrlimit};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Bench(args) => bench::run(&args, &mut std::io::stdout(), &mut std::io::stderr()),
         Command::Check(args) => {
             let text = |form| match form {
                 Form::Schema => Ok(config::schema()),

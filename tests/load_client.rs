@@ -1,18 +1,10 @@
 //! The load of the benches finds what it is there to find: a figure of a run that lost something
 //! must not look like one.
 
-#[path = "../benches/load"]
-mod load {
-    pub mod frames;
-    pub mod sequence;
-    pub mod stamp;
-    pub mod window;
-}
-
-use crate::load::frames::{self, Frame, Walk};
-use crate::load::sequence::{Arrival, Sequence};
-use crate::load::stamp::Stamp;
-use crate::load::window::Window;
+use pathcast::cli::load::frames::{self, Frame, Walk};
+use pathcast::cli::load::sequence::{Arrival, Sequence};
+use pathcast::cli::load::stamp::Stamp;
+use pathcast::cli::load::window::Window;
 
 #[track_caller]
 fn check(seqs: &[u64], expected: &[Arrival]) {

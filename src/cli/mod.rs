@@ -1,6 +1,8 @@
 //! What can be typed after `pathcast`.
 
+pub mod bench;
 pub mod check;
+pub mod load;
 
 use std::path::PathBuf;
 
@@ -21,18 +23,20 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Command {
     /// Start the gateway (also what happens without a command).
     Serve,
     /// Check the settings and print those in effect, secrets hidden.
     Check(check::Args),
+    /// Put a load on one path of a running gateway, and see how long messages take.
+    Bench(bench::Args),
 }
 
 impl Cli {
     /// What to do.
     pub fn command(&self) -> Command {
-        self.command.unwrap_or(Command::Serve)
+        self.command.clone().unwrap_or(Command::Serve)
     }
 }
 

@@ -39,6 +39,12 @@ const READ_PAUSE_BYTES: usize = 64 * 1024;
 /// Timers of one turn.
 const TIMERS_MAX: usize = 256;
 
+/// A session has one timer of each kind at most; more are of sessions that are no more.
+const TIMERS_EACH_MAX: usize = 3;
+
+/// What is kept whatever there is: a small pod never moves its sessions about.
+const SPARE: usize = 256;
+
 pub struct Sessions {
     pub pod: PodId,
     pub shard: u8,
@@ -573,6 +579,25 @@ impl Sessions {
             self.inbound_bytes -= session.protocol.held_bytes();
             self.occupied.fetch_sub(1, Ordering::Relaxed);
             // Dropping the socket closes it, and a closed socket leaves the poll by itself.
+            self.give_back();
+        }
+    }
+
+    /// After a storm, what its sessions took is given back: timers of sessions that are no more
+    /// when they are the most, and empty slots now and then, for looking for them takes its time.
+    fn give_back(&mut self) {
+        let live = self.slab.len();
+        if self.timers.len() > TIMERS_EACH_MAX * live + SPARE {
+            let slab = &self.slab;
+            self.timers.retain(|&Reverse((_, slot, generation, _))| {
+                slab.get(slot).is_some_and(|session| session.generation == generation)
+            });
+            self.timers.shrink_to(TIMERS_EACH_MAX * live);
+        }
+        if (live == 0 || live.is_power_of_two()) && self.slab.capacity() > 4 * live + SPARE {
+            self.slab.shrink_to_fit();
+            self.done.shrink_to(SPARE);
+            self.left.shrink_to(SPARE);
         }
     }
 

@@ -11,7 +11,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 pub struct Publisher {
     stream: TcpStream,
-    api: SocketAddr,
+    /// What every request says: where it goes, and who asks.
+    headers: String,
     request: Vec<u8>,
     received: Vec<u8>,
     awaited: usize,
@@ -23,18 +24,22 @@ pub struct Answer {
 }
 
 impl Publisher {
-    pub fn connect(api: SocketAddr) -> anyhow::Result<Publisher> {
+    /// `key`: of the API, if it asks for one.
+    pub fn connect(api: SocketAddr, key: Option<&str>) -> anyhow::Result<Publisher> {
         let stream = TcpStream::connect_timeout(&api, TIMEOUT).context("cannot reach the API")?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        Ok(Publisher { stream, api, request: Vec::new(), received: Vec::new(), awaited: 0 })
+        let mut headers = format!("Host: {api}\r\n");
+        if let Some(key) = key {
+            headers.push_str(&format!("Authorization: Bearer {key}\r\n"));
+        }
+        Ok(Publisher { stream, headers, request: Vec::new(), received: Vec::new(), awaited: 0 })
     }
 
     pub fn get(&mut self, target: &str) -> anyhow::Result<Answer> {
-        let api = self.api;
-        self.stream
-            .write_all(format!("GET {target} HTTP/1.1\r\nHost: {api}\r\n\r\n").as_bytes())?;
+        let request = format!("GET {target} HTTP/1.1\r\n{}\r\n", self.headers);
+        self.stream.write_all(request.as_bytes())?;
         self.awaited += 1;
         self.answer()
     }
@@ -44,9 +49,9 @@ impl Publisher {
         self.request.clear();
         write!(
             self.request,
-            "POST {target} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/octet-stream\r\n\
+            "POST {target} HTTP/1.1\r\n{}Content-Type: application/octet-stream\r\n\
              Content-Length: {}\r\n\r\n",
-            self.api,
+            self.headers,
             payload.len()
         )?;
         self.request.extend_from_slice(payload);

@@ -35,14 +35,23 @@ impl Latency {
             self.record(taken_ns);
         }
     }
+
+    /// What a share of them took at most, in milliseconds; 1 is all.
+    pub fn at_ms(&self, share: f64) -> f64 {
+        self.0.value_at_quantile(share) as f64 / 1e6
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency::new()
+    }
 }
 
 /// In milliseconds.
 impl fmt::Display for Latency {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |ns: u64| ns as f64 / 1e6;
-        let at = |quantile| ms(self.0.value_at_quantile(quantile));
-        let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), ms(self.0.max()));
+        let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(|share| self.at_ms(share));
         write!(out, "p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2} ms")
     }
 }

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, bail};
 
-use crate::load::stamp::{STAMP_BYTES, Stamp};
+use crate::cli::load::stamp::{STAMP_BYTES, Stamp};
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure};
 
-use crate::load::client::{check_answer, handshake, head_end};
-use crate::load::clock::Clock;
-use crate::load::frames::{Frame, Walk};
-use crate::load::gateway::{ASIDE, Gateway};
-use crate::load::latency::Latency;
-use crate::load::publisher::Publisher;
-use crate::load::sequence::{Arrival, Sequence};
-use crate::load::stamp::Stamp;
+use crate::server::{ASIDE, Server};
+use pathcast::cli::load::client::{check_answer, handshake, head_end};
+use pathcast::cli::load::clock::Clock;
+use pathcast::cli::load::frames::{Frame, Walk};
+use pathcast::cli::load::latency::Latency;
+use pathcast::cli::load::publisher::Publisher;
+use pathcast::cli::load::sequence::{Arrival, Sequence};
+use pathcast::cli::load::stamp::Stamp;
 
 /// How long the last frames may take after the last answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,11 +52,11 @@ pub struct Latencies {
 
 impl Probe {
     /// Opens the client. Messages are of `bytes`.
-    pub fn open(gateway: &Gateway, bytes: usize, clock: Clock) -> anyhow::Result<Probe> {
-        let mut stream = TcpStream::connect(gateway.clients)?;
+    pub fn open(server: &Server, bytes: usize, clock: Clock) -> anyhow::Result<Probe> {
+        let mut stream = TcpStream::connect(server.clients)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        stream.write_all(handshake(gateway.clients, ASIDE).as_bytes())?;
+        stream.write_all(handshake(server.clients, ASIDE).as_bytes())?;
         let mut answer = Vec::new();
         let end = loop {
             let mut buffer = [0; 1024];
@@ -72,7 +72,7 @@ impl Probe {
         // The session may become visible a moment after its 101.
         let until = Instant::now() + PATIENCE;
         let target = loop {
-            match gateway.session(ASIDE) {
+            match server.session(ASIDE) {
                 Ok(id) => break format!("/v1/publish{ASIDE}?session={id}"),
                 Err(error) if Instant::now() >= until => return Err(error),
                 Err(_) => sleep(Duration::from_millis(5)),
@@ -80,7 +80,7 @@ impl Probe {
         };
         Ok(Probe {
             stream,
-            api: gateway.api,
+            api: server.api,
             target,
             bytes,
             clock,
@@ -99,7 +99,7 @@ impl Probe {
         spawn(move || {
             // Without the right to it, the figures hold the load's own delays.
             let _ = rustix::process::nice(NICE);
-            let publisher = Publisher::connect(self.api)?;
+            let publisher = Publisher::connect(self.api, None)?;
             let end = Arc::new(AtomicU64::new(u64::MAX));
             let ask = Ask {
                 publisher,

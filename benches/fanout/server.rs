@@ -1,4 +1,4 @@
-//! The gateway under load: a child process with settings of its own, ended with its owner.
+//! A server under load: a child process, ended with its owner.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use pathcast::cli::load::publisher::Publisher;
 use tempfile::TempDir;
 
-use crate::load::process::Process;
-use crate::load::publisher::Publisher;
+use crate::limit::Limit;
+use crate::process::Process;
 
 /// The path of the crowd.
 pub const CROWD: &str = "/crowd";
@@ -26,64 +28,65 @@ pub struct Setup {
     pub heartbeat: String,
 }
 
-pub struct Gateway {
+pub struct Server {
     child: Child,
     pub clients: SocketAddr,
     pub api: SocketAddr,
     pub process: Process,
-    _folder: TempDir,
+    /// Of the settings, if it has any.
+    _folder: Option<TempDir>,
 }
 
-impl Gateway {
-    /// Starts `program` on free ports; when this returns, its doors are open.
-    pub fn start(program: &Path, setup: &Setup) -> anyhow::Result<Gateway> {
+impl Server {
+    /// Starts a gateway on free ports; when this returns, its doors are open.
+    pub fn gateway(program: &Path, setup: &Setup) -> anyhow::Result<Server> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("bench.toml");
         std::fs::write(&file, settings(setup))?;
-        let mut command = match &setup.cpus {
-            Some(cpus) => {
-                let mut command = Command::new("taskset");
-                command.args(["-c", cpus]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut command = pinned(program, setup.cpus.as_deref());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PATHCAST") {
                 command.env_remove(name);
             }
         }
-        command.arg("--config").arg(&file).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start {program:?}"))?;
+        command.arg("--config").arg(&file);
+        Server::start(command, Some(folder))
+    }
+
+    /// Starts a limit, which is this very program with another job.
+    pub fn limit(limit: Limit, cpus: Option<&str>) -> anyhow::Result<Server> {
+        let mut command = pinned(&std::env::current_exe()?, cpus);
+        let name = limit.to_possible_value().context("every limit has a name")?;
+        command.args(["--bench", "--limit", name.get_name()]);
+        Server::start(command, None)
+    }
+
+    fn start(mut command: Command, folder: Option<TempDir>) -> anyhow::Result<Server> {
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        // taskset becomes the program it starts, so this is the gateway's own number.
+        // taskset becomes the program it starts, so this is the server's own number.
         let process = Process(child.id());
-        let mut gateway = Gateway {
-            child,
-            clients: SocketAddr::from(([127, 0, 0, 1], 0)),
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
-            process,
-            _folder: folder,
-        };
-        while gateway.clients.port() == 0 || gateway.api.port() == 0 {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server { child, clients: nowhere, api: nowhere, process, _folder: folder };
+        while server.clients.port() == 0 || server.api.port() == 0 {
             let Some(line) = lines.next() else {
-                gateway.child.wait()?;
-                anyhow::bail!("the gateway did not start");
+                server.child.wait()?;
+                anyhow::bail!("the server did not start");
             };
             let line = line?;
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
-                (Some("clients"), Some(url)) => gateway.clients = address(url)?,
-                (Some("api"), Some(url)) => gateway.api = address(url)?,
+                (Some("clients"), Some(url)) => server.clients = address(url)?,
+                (Some("api"), Some(url)) => server.api = address(url)?,
                 _ => {}
             }
         }
-        Ok(gateway)
+        Ok(server)
     }
 
     /// A figure of its own, without labels.
     pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let answer = Publisher::connect(self.api)?.get("/metrics")?;
+        let answer = Publisher::connect(self.api, None)?.get("/metrics")?;
         answer.check(200)?;
         let value = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("no metric {name}"))?.trim().parse()?)
@@ -91,7 +94,8 @@ impl Gateway {
 
     /// The id of the only session on `path`.
     pub fn session(&self, path: &str) -> anyhow::Result<String> {
-        let answer = Publisher::connect(self.api)?.get(&format!("/v1/sessions?path={path}"))?;
+        let answer =
+            Publisher::connect(self.api, None)?.get(&format!("/v1/sessions?path={path}"))?;
         answer.check(200)?;
         let page: serde_json::Value = serde_json::from_str(&answer.body)?;
         let sessions = page["sessions"].as_array().context("no sessions")?;
@@ -100,12 +104,26 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
+impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself; what it leaves open, the system closes.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Started on these processors.
+fn pinned(program: &Path, cpus: Option<&str>) -> Command {
+    let mut command = match cpus {
+        Some(cpus) => {
+            let mut command = Command::new("taskset");
+            command.args(["-c", cpus]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
 }
 
 fn settings(setup: &Setup) -> String {

@@ -10,7 +10,14 @@
 //! this process. A saturated row is a closed loop: the window stands beside it, for it decides how
 //! many frames one write carries, and with that the cost of a delivery.
 
-mod load;
+mod limit;
+mod machine;
+mod pairs;
+mod probe;
+mod process;
+mod report;
+mod saturation;
+mod server;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,23 +25,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 
-use crate::load::clock::Clock;
-use crate::load::crowd::Crowd;
-use crate::load::gateway::{CROWD, Gateway, Setup};
-use crate::load::latency::Latency;
-use crate::load::machine::{self, Split};
-use crate::load::probe::Probe;
-use crate::load::publisher::Publisher;
-use crate::load::report::{Report, grouped, micros_each};
-use crate::load::saturation::{Measured, Saturation};
-use crate::load::stamp::Stamp;
-use crate::load::{frames, paced};
+use crate::limit::Limit;
+use crate::machine::Split;
+use crate::pairs::Pairs;
+use crate::probe::Probe;
+use crate::process::Memory;
+use crate::report::{Report, grouped, micros_each};
+use crate::saturation::{Measured, Saturation};
+use crate::server::{CROWD, Server, Setup};
+use pathcast::cli::load::clock::Clock;
+use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::frames;
+use pathcast::cli::load::latency::Latency;
+use pathcast::cli::load::publisher::Publisher;
+use pathcast::cli::load::stamp::Stamp;
 
 /// Before a saturated run is measured: every socket's buffers have found their size.
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Short, so that two of them fit into a run; what they cost does not hang on it.
 const HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// Between two messages of a paced run.
+const PACE: Duration = Duration::from_millis(50);
 
 /// What the allocator gets to settle before memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -65,9 +78,15 @@ struct Options {
     /// How long a saturated row is measured, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Pairs of a row that compares.
+    #[arg(long, default_value_t = 9)]
+    pairs: usize,
     /// How often the load looks what has come in a saturated row, in milliseconds.
     #[arg(long, default_value_t = 4)]
     poll_ms: u64,
+    /// Be one of the limits instead of measuring.
+    #[arg(long, value_enum, hide = true)]
+    limit: Option<Limit>,
     /// Another gateway than the one built here.
     #[arg(long)]
     gateway: Option<PathBuf>,
@@ -84,6 +103,8 @@ enum Row {
     Paced,
     /// A closed loop with 15,000 clients, and unicasts on another path, alone and beside it.
     Unicast,
+    /// The gateway beside the limits, pair by pair.
+    Limits,
     /// Memory of 10,000 idle sessions.
     Idle,
     /// 10,000 connects, again and again.
@@ -106,6 +127,9 @@ fn main() -> anyhow::Result<()> {
         println!("this measures only under `cargo bench`");
         return Ok(());
     }
+    if let Some(limit) = options.limit {
+        return limit::serve(limit);
+    }
     let machine = machine::describe();
     let split = Split::choose(options.gateway_cpus.clone(), options.load_cpus.clone());
     split.settle()?;
@@ -123,6 +147,7 @@ impl Bench {
             (Row::Saturated, Bench::saturated),
             (Row::Paced, Bench::paced),
             (Row::Unicast, Bench::unicast),
+            (Row::Limits, Bench::limits),
             (Row::Idle, Bench::idle),
             (Row::Storm, Bench::storm),
         ];
@@ -148,20 +173,48 @@ impl Bench {
         let clients = self.scaled(1_000);
         let gateway = self.start(None)?;
         let mut crowd = self.crowd(&gateway, clients)?;
-        let interval = Duration::from_millis(50);
         let count = 20 * self.span().as_secs();
-        let bytes = self.options.bytes;
-        let measured = paced::run(&gateway, &mut crowd, bytes, interval, count)?;
+        let mut latency = Latency::new();
+        let mut load = self.saturation(&gateway, &crowd)?;
+        let measured = load.pace(&mut crowd, PACE, count, &mut latency)?;
         let what = format!("paced, {} clients: ", grouped(clients as f64));
+        let bytes = self.options.bytes;
         let settings = self.settings(&format!("20 messages/s, {bytes} B, {count} messages"));
         let report = &mut self.report;
-        report.add(format!("{what}publish to frame read"), measured.latency.to_string(), &settings);
-        let (cpu, load_cpu) = (measured.cpu, measured.load_cpu);
-        let each = micros_each(cpu, measured.deliveries);
-        let load_each = micros_each(load_cpu, measured.deliveries);
+        report.add(format!("{what}publish to frame read"), latency.to_string(), &settings);
+        let each = micros_each(measured.cpu, measured.deliveries);
+        let load_each = micros_each(measured.load_cpu, measured.deliveries);
         let figure = format!("{each:.2} µs (load: {load_each:.2})");
         report.add(format!("{what}gateway CPU per delivery"), figure, &settings);
         self.tell_faults(&what, &crowd, &settings)
+    }
+
+    /// One crowd at the gateway, one as large at a limit, and the same load on both in turn.
+    fn limits(&mut self) -> anyhow::Result<()> {
+        for row in pairs::ROWS {
+            self.pair(row)?;
+        }
+        Ok(())
+    }
+
+    fn pair(&mut self, row: &pairs::Row) -> anyhow::Result<()> {
+        let clients = self.scaled(row.clients);
+        let gateway = self.start(None)?;
+        let limit = Server::limit(row.limit, self.split.gateway.as_deref())?;
+        let mut crowds = [self.crowd(&gateway, clients)?, self.crowd(&limit, clients)?];
+        let poll = Duration::from_millis(self.options.poll_ms);
+        let mut loads = [
+            Saturation::new(&gateway, &crowds[0], row.window, row.bytes, poll)?,
+            Saturation::new(&limit, &crowds[1], row.window, row.bytes, poll)?,
+        ];
+        let count = if self.options.quick { 3 } else { self.options.pairs };
+        let pairs = Pairs::run(row, count, &mut loads, &mut crowds)?;
+        let settings = self.settings(&row.settings(count, self.options.poll_ms));
+        self.report.add(row.name(), pairs.to_string(), &settings);
+        for crowd in &crowds {
+            self.check_faults(crowd)?;
+        }
+        Ok(())
     }
 
     fn unicast(&mut self) -> anyhow::Result<()> {
@@ -217,7 +270,7 @@ impl Bench {
         let mut crowd = self.crowd(&gateway, clients)?;
         let mut message = Vec::new();
         Stamp { seq: 0, sent_ns: 0 }.write(&mut message, self.options.bytes);
-        let mut publisher = Publisher::connect(gateway.api)?;
+        let mut publisher = Publisher::connect(gateway.api, None)?;
         publisher.begin(&format!("/v1/publish{CROWD}"), &message)?;
         publisher.answer()?.check(202)?;
         crowd.say(&frames::text(&[b'x'; 100]))?;
@@ -245,8 +298,8 @@ impl Bench {
             mib(after.rss_kib)
         );
         self.report.add("idle session: RSS", rss, &settings);
-        let private = format!("{:.2} KiB", each(before.private_kib, after.private_kib));
-        self.report.add("idle session: private dirty memory", private, &settings);
+        let anonymous = format!("{:.2} KiB", each(before.anon_kib, after.anon_kib));
+        self.report.add("idle session: anonymous memory", anonymous, &settings);
         self.tell_faults("idle: ", &crowd, &settings)
     }
 
@@ -256,7 +309,7 @@ impl Bench {
         let clients = self.scaled(10_000);
         let gateway = self.start(None)?;
         std::thread::sleep(SETTLE);
-        let mut rss = vec![gateway.process.memory()?.rss_kib];
+        let mut rss = vec![gateway.process.memory()?];
         let mut cpu = Vec::new();
         let mut pace = Vec::new();
         let mut full = 0;
@@ -269,7 +322,7 @@ impl Bench {
             full = full.max(gateway.process.memory()?.rss_kib);
             crowd.leave()?;
             std::thread::sleep(SETTLE);
-            rss.push(gateway.process.memory()?.rss_kib);
+            rss.push(gateway.process.memory()?);
         }
         let settings = self.settings(&format!(
             "{ROUNDS} rounds of {} connects, {IN_FLIGHT} in flight, Origin checked",
@@ -280,39 +333,40 @@ impl Bench {
         report.add("connect storm: gateway CPU per upgrade", figure, &settings);
         let figure = format!("median {} a second", grouped(median(&mut pace)));
         report.add("connect storm: upgrades", figure, &settings);
-        let mib: Vec<String> =
-            rss.iter().map(|&kib| format!("{:.1}", kib as f64 / 1024.0)).collect();
-        let figure = format!("{} MiB; {:.1} with all", mib.join(" → "), full as f64 / 1024.0);
+        let steps = |of: fn(&Memory) -> u64| {
+            let mib = |memory| format!("{:.1}", of(memory) as f64 / 1024.0);
+            rss.iter().map(mib).collect::<Vec<_>>().join(" → ")
+        };
+        let full = full as f64 / 1024.0;
+        let figure = format!("{} MiB; {full:.1} with all", steps(|memory| memory.rss_kib));
         report.add("connect storm: RSS before, and after each round", figure, &settings);
+        let figure = format!("{} MiB", steps(|memory| memory.anon_kib));
+        report.add("connect storm: of it anonymous", figure, &settings);
         Ok(())
     }
 
-    fn start(&self, heartbeat: Option<Duration>) -> anyhow::Result<Gateway> {
+    fn start(&self, heartbeat: Option<Duration>) -> anyhow::Result<Server> {
         let heartbeat = heartbeat.map_or("30s".into(), |beat| format!("{}s", beat.as_secs()));
         let (shards, cpus) = (self.options.shards, self.split.gateway.clone());
-        let gateway = Gateway::start(&self.program, &Setup { shards, cpus, heartbeat })?;
+        let gateway = Server::gateway(&self.program, &Setup { shards, cpus, heartbeat })?;
         eprintln!("  gateway is process {}", gateway.process.0);
         Ok(gateway)
     }
 
-    fn crowd(&self, gateway: &Gateway, clients: usize) -> anyhow::Result<Crowd> {
+    fn crowd(&self, gateway: &Server, clients: usize) -> anyhow::Result<Crowd> {
         let mut crowd = Crowd::new(gateway.clients)?;
         crowd.connect(clients, CROWD, 64)?;
         Ok(crowd)
     }
 
-    fn saturation<'a>(
-        &self,
-        gateway: &'a Gateway,
-        crowd: &Crowd,
-    ) -> anyhow::Result<Saturation<'a>> {
+    fn saturation<'a>(&self, gateway: &'a Server, crowd: &Crowd) -> anyhow::Result<Saturation<'a>> {
         let Options { window, bytes, poll_ms, .. } = self.options;
         Saturation::new(gateway, crowd, window, bytes, Duration::from_millis(poll_ms))
     }
 
     fn tell_saturated(&mut self, measured: &Measured, crowd: &Crowd) -> anyhow::Result<()> {
         let Options { window, bytes, poll_ms, shards, .. } = self.options;
-        let clients = crowd.len();
+        let clients = crowd.count();
         let what = format!("saturated, {} clients: ", grouped(clients as f64));
         let seconds = measured.span.as_secs_f64();
         let settings =
@@ -344,13 +398,18 @@ impl Bench {
         self.tell_faults(&what, crowd, &settings)
     }
 
-    /// A figure of a run that lost something is none.
     fn tell_faults(&mut self, what: &str, crowd: &Crowd, settings: &str) -> anyhow::Result<()> {
         let tally = &crowd.tally;
-        let (fewest, most) = crowd.messages();
         let figure = format!("{}, {}, {}", tally.lost, tally.again, tally.late);
         let what = format!("{what}lost, twice, out of order");
         self.report.add(what, figure, settings);
+        self.check_faults(crowd)
+    }
+
+    /// A figure of a run that lost something is none.
+    fn check_faults(&self, crowd: &Crowd) -> anyhow::Result<()> {
+        let tally = &crowd.tally;
+        let (fewest, most) = crowd.messages();
         ensure!(tally.lost + tally.again + tally.late == 0, "deliveries went wrong: {tally:?}");
         ensure!(fewest == most, "somebody has {fewest} messages, somebody {most}");
         Ok(())

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::load::client::{Client, Tally};
-use crate::load::descriptors;
-use crate::load::frames;
-use crate::load::source;
-use crate::load::stamp::Stamp;
+use crate::cli::load::client::{Client, Tally};
+use crate::cli::load::descriptors;
+use crate::cli::load::frames;
+use crate::cli::load::source;
+use crate::cli::load::stamp::Stamp;
 
 /// More than a client is ever sent between two turns, so that one read drains a socket.
 const BUFFER_BYTES: usize = 512 * 1024;
@@ -45,7 +45,7 @@ impl Crowd {
         })
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.clients.len()
     }
 

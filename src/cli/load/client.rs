@@ -8,9 +8,9 @@ use anyhow::{Context, bail};
 use mio::net::TcpStream;
 use socket2::{Domain, Socket, Type};
 
-use crate::load::frames::{self, Frame, Walk};
-use crate::load::sequence::{Arrival, Sequence};
-use crate::load::stamp::Stamp;
+use crate::cli::load::frames::{self, Frame, Walk};
+use crate::cli::load::sequence::{Arrival, Sequence};
+use crate::cli::load::stamp::Stamp;
 
 /// A connection on one machine is there at once, or the server's backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,10 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// Linux counts a process's time for user space in hundredths of a second on every machine we
-/// build for.
-const TICK: Duration = Duration::from_millis(10);
-
 #[derive(Debug, Clone, Copy)]
 pub struct Process(pub u32);
 
@@ -17,8 +13,8 @@ pub struct Process(pub u32);
 pub struct Memory {
     /// `VmRSS`.
     pub rss_kib: u64,
-    /// `Private_Dirty`: without pages of the program's file, which come and go with what ran.
-    pub private_kib: u64,
+    /// `RssAnon`: without the pages of the program's file, which come with what ran.
+    pub anon_kib: u64,
 }
 
 impl Process {
@@ -26,33 +22,33 @@ impl Process {
         Process(std::process::id())
     }
 
-    /// User and system time of all its threads, the ended ones included, in steps of 10 ms.
+    /// Time on a processor, in user space and in the kernel, of all threads that live.
     pub fn cpu(self) -> anyhow::Result<Duration> {
-        let stat = self.read("stat")?;
-        // The second field is the name in brackets, and may hold anything.
-        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-        let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u32>);
-        let mut next = || ticks.next().context("stat is short")?.context("stat without a number");
-        Ok(TICK * (next()? + next()?))
+        self.scheduled(0)
     }
 
     /// How long its threads, taken together, were ready to run and had to wait for a processor: for
-    /// each other, or for what else the machine does. Threads that have ended count no more.
+    /// each other, or for what else the machine does.
     pub fn waited(self) -> anyhow::Result<Duration> {
-        let mut waited_ns = 0;
+        self.scheduled(1)
+    }
+
+    /// A field of the threads' `schedstat`, in nanoseconds, added up.
+    fn scheduled(self, field: usize) -> anyhow::Result<Duration> {
+        let mut total_ns = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
             // One that ends meanwhile has nothing to tell.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let waited = text.split_whitespace().nth(1).context("schedstat is short")?;
-            waited_ns += waited.parse::<u64>()?;
+            let value = text.split_whitespace().nth(field).context("schedstat is short")?;
+            total_ns += value.parse::<u64>()?;
         }
-        Ok(Duration::from_nanos(waited_ns))
+        Ok(Duration::from_nanos(total_ns))
     }
 
     pub fn memory(self) -> anyhow::Result<Memory> {
-        let rss_kib = kib(&self.read("status")?, "VmRSS:")?;
-        let private_kib = kib(&self.read("smaps_rollup")?, "Private_Dirty:")?;
-        Ok(Memory { rss_kib, private_kib })
+        let status = self.read("status")?;
+        let (rss_kib, anon_kib) = (kib(&status, "VmRSS:")?, kib(&status, "RssAnon:")?);
+        Ok(Memory { rss_kib, anon_kib })
     }
 
     fn read(self, file: &str) -> anyhow::Result<String> {
