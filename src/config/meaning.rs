@@ -27,8 +27,8 @@ use crate::trace;
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
 
-/// Below this a pod that is merely busy would be taken for dead.
-const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+/// Below this one slow answer of a Redis that lives would be taken for a death.
+const LEASE_TTL_MIN: Duration = Duration::from_secs(3);
 
 /// All authorities that a system knows take a quarter of it.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -68,7 +68,7 @@ pub fn settings(
             unicast_timeout: wire.broker.unicast_timeout.0,
             unready_after: wire.broker.unready_after.0,
         },
-        broker: redis(&wire.broker)?,
+        broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
         paths: paths(&wire)?,
         log: log(&wire.log)?,
@@ -79,7 +79,10 @@ pub fn settings(
 }
 
 /// `None`: the memory broker.
-fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault> {
+fn redis(
+    written: &wire::Broker,
+    publish_bytes_max: usize,
+) -> Result<Option<broker::redis::Config>, Fault> {
     let at = |key| At::keys(["broker", key]);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte);
     if written.prefix.is_empty() || !written.prefix.bytes().all(is_plain) {
@@ -89,7 +92,7 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
     }
     if written.lease_ttl.0 < LEASE_TTL_MIN {
         let what = "a pod that is merely busy would be taken for dead";
-        return Err(Fault::value(at("lease_ttl"), what).advise("at least \"1s\""));
+        return Err(Fault::value(at("lease_ttl"), what).advise("at least \"3s\""));
     }
     let address = written.url.as_ref().map(|url| {
         // It may hold a password, so it is not shown.
@@ -104,6 +107,7 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
         prefix: written.prefix.clone(),
         lease_ttl: written.lease_ttl.0,
         stream_backlog_max: written.stream_backlog_max,
+        publish_bytes_max,
         ask_timeout: written.unicast_timeout.0,
     }))
 }
