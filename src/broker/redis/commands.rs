@@ -4,6 +4,9 @@
 //! order of calls is the order of commands, whatever the connection's own queue does with several
 //! at once; and when the link breaks it is known which commands may have been done (the batch) and
 //! which certainly have not (the rest).
+//!
+//! Events are looked at once more when their turn comes: what was called while the pod held its lease
+//! may have waited until it does not.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,6 +18,7 @@ use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, oneshot};
 
 use crate::broker::redis::complaints::Complaints;
+use crate::broker::redis::lease::Lease;
 use crate::broker::{Failure, Outage};
 use crate::clock::BootTime;
 
@@ -56,6 +60,17 @@ struct Waiter {
     command: Cmd,
     bytes: usize,
     reply: Reply,
+    leave: Leave,
+}
+
+/// When a command may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Always,
+    /// While the lease is held; else neither it nor those behind it, so many.
+    Leased {
+        behind: usize,
+    },
 }
 
 impl Commands {
@@ -71,14 +86,31 @@ impl Commands {
         async move { answers.await.pop().expect("an answer for each command") }
     }
 
-    /// The same for several, which take places next to each other: an answer for each. They go as
-    /// one transaction if they say so.
+    /// The same for several, which take places next to each other: an answer for each.
     pub fn send_all(
         &self,
         commands: Vec<Cmd>,
     ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
+        self.send_with(Leave::Always, commands)
+    }
+
+    /// As `send_all`, for what only a pod that holds its lease may say: all of them are written or
+    /// none, as one transaction if they say so.
+    pub fn send_leased(
+        &self,
+        commands: Vec<Cmd>,
+    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
+        self.send_with(Leave::Leased { behind: commands.len().saturating_sub(1) }, commands)
+    }
+
+    /// `leave`: of the first, which speaks for all.
+    fn send_with(
+        &self,
+        leave: Leave,
+        commands: Vec<Cmd>,
+    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
         let count = commands.len();
-        let begun = self.begin(commands);
+        let begun = self.begin(leave, commands);
         async move {
             let waiting = match begun {
                 Ok(waiting) => waiting,
@@ -93,10 +125,12 @@ impl Commands {
         }
     }
 
-    fn begin(&self, commands: Vec<Cmd>) -> Result<Vec<Answer>, Failure> {
-        let waiters = commands.into_iter().map(|command| {
+    fn begin(&self, leave: Leave, commands: Vec<Cmd>) -> Result<Vec<Answer>, Failure> {
+        let leaves = std::iter::once(leave).chain(std::iter::repeat(Leave::Always));
+        let waiters = commands.into_iter().zip(leaves).map(|(command, leave)| {
             let (reply, answer) = oneshot::channel();
-            (Waiter { bytes: COMMAND_BYTES + arguments_bytes(&command), command, reply }, answer)
+            let bytes = COMMAND_BYTES + arguments_bytes(&command);
+            (Waiter { command, bytes, reply, leave }, answer)
         });
         let (waiters, answers): (Vec<_>, Vec<_>) = waiters.unzip();
         let bytes: usize = waiters.iter().map(|waiter| waiter.bytes).sum();
@@ -154,9 +188,10 @@ impl Commands {
 
     /// Writes what waits until the connection fails, which includes an answer that does not come
     /// within the connection's response timeout, and one that only a replica gives.
-    pub async fn write(&self, mut connection: MultiplexedConnection) -> RedisError {
+    pub async fn write(&self, mut connection: MultiplexedConnection, lease: &Lease) -> RedisError {
         loop {
-            let Some((batch, replies)) = self.next_batch() else {
+            let is_leased = lease.is_held(BootTime::now());
+            let Some((batch, replies)) = self.next_batch(is_leased) else {
                 self.changed.notified().await;
                 continue;
             };
@@ -173,11 +208,23 @@ impl Commands {
         }
     }
 
-    fn next_batch(&self) -> Option<(Pipeline, Vec<Reply>)> {
+    fn next_batch(&self, is_leased: bool) -> Option<(Pipeline, Vec<Reply>)> {
         let mut waiting = self.waiting();
         let (mut batch, mut replies, mut bytes) = (Pipeline::new(), Vec::new(), 0);
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS_MAX {
             let Some(waiter) = waiting.commands.pop_front() else { break };
+            if let Leave::Leased { behind } = waiter.leave
+                && !is_leased
+            {
+                let held_back: Vec<_> = waiting.commands.drain(..behind).collect();
+                for waiter in std::iter::once(waiter).chain(held_back) {
+                    waiting.bytes -= waiter.bytes;
+                    let failure = Failure::Unavailable("this pod's lease has lapsed");
+                    // Whoever asked may not wait any more.
+                    let _ = waiter.reply.send(Err(failure));
+                }
+                continue;
+            }
             bytes += waiter.bytes;
             batch.add_command(waiter.command);
             replies.push(waiter.reply);
@@ -247,8 +294,8 @@ mod tests {
 
         commands.open(BootTime::now());
         let under_way = commands.send(publish(b"2"));
-        let batch = commands.next_batch().expect("a batch");
-        assert!(commands.next_batch().is_none());
+        let batch = commands.next_batch(true).expect("a batch");
+        assert!(commands.next_batch(true).is_none());
         let waiting = commands.send(publish(b"3"));
         drop(batch);
         let closed = Instant::now();
@@ -268,11 +315,30 @@ mod tests {
         let first = commands.send(large.clone());
         let full = Err(Failure::Unavailable("too much waits for Redis"));
         assert_eq!(commands.send(publish(b"")).await, full);
-        let (_, replies) = commands.next_batch().expect("a batch");
+        let (_, replies) = commands.next_batch(true).expect("a batch");
         assert!(commands.answer(replies, vec![Value::Int(3)]).is_none());
         assert_eq!(first.await, Ok(Value::Int(3)));
         drop(commands.send(large));
         assert_eq!(commands.waiting().commands.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_lease_what_needs_it_goes_back_and_all_else_goes_on() {
+        let commands = Commands::default();
+        commands.open(BootTime::now());
+        drop(commands.send(publish(b"1")));
+        let held_back = commands.send_leased(vec![publish(b"2"), publish(b"3")]);
+        drop(commands.send(publish(b"4")));
+        let (_, replies) = commands.next_batch(false).expect("a batch");
+        assert_eq!(replies.len(), 2);
+        let lapsed = Err(Failure::Unavailable("this pod's lease has lapsed"));
+        assert_eq!(held_back.await, [lapsed.clone(), lapsed]);
+        drop(commands.send_leased(vec![publish(b"5")]));
+        assert!(commands.next_batch(false).is_none());
+        assert!(commands.is_idle());
+        assert_eq!(commands.waiting().bytes, 0);
+        drop(commands.send_leased(vec![publish(b"6"), publish(b"7")]));
+        assert_eq!(commands.next_batch(true).expect("a batch").1.len(), 2);
     }
 
     #[test]
@@ -282,13 +348,13 @@ mod tests {
         for _ in 0..BATCH_COMMANDS_MAX + 1 {
             drop(commands.send(publish(b"x")));
         }
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), BATCH_COMMANDS_MAX);
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), 1);
+        assert_eq!(commands.next_batch(true).expect("a batch").1.len(), BATCH_COMMANDS_MAX);
+        assert_eq!(commands.next_batch(true).expect("a batch").1.len(), 1);
         for _ in 0..3 {
             drop(commands.send(publish(&vec![0; BATCH_BYTES / 2])));
         }
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), 2);
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), 1);
+        assert_eq!(commands.next_batch(true).expect("a batch").1.len(), 2);
+        assert_eq!(commands.next_batch(true).expect("a batch").1.len(), 1);
         assert_eq!(commands.waiting().bytes, 0);
     }
 }

@@ -279,7 +279,7 @@ impl Link {
     async fn serve(&self, connections: Connections) -> Fault {
         let Connections { publishing, subscribing, role, lost } = connections;
         tokio::select! {
-            error = self.commands.write(publishing) => error.into(),
+            error = self.commands.write(publishing, &self.lease) => error.into(),
             fault = self.follow(subscribing) => fault,
             fault = self.ping(role) => fault,
             () = self.renew() => Fault::Leaving,

@@ -34,7 +34,7 @@ use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::taps::Taps;
 use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
-use crate::clock::{BootTime, unix_ms};
+use crate::clock::unix_ms;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::Answer;
@@ -118,17 +118,6 @@ impl Redis {
         Ok(Redis { inbox, interest, taps, asker, stream_backlog_max })
     }
 
-    /// The one way by which events leave this pod, to streams and to other pods' listeners: not
-    /// while its sessions may have been taken for dead.
-    fn send_events(&self, commands: Vec<Cmd>) -> Pending<Vec<Result<Value, Failure>>> {
-        if !self.inbox.lease.is_held(BootTime::now()) {
-            let failure = Failure::Unavailable("this pod's lease has lapsed");
-            return Box::pin(std::future::ready(Err(failure)));
-        }
-        let answers = self.inbox.commands.send_all(commands);
-        Box::pin(async move { Ok(answers.await) })
-    }
-
     fn addition(&self, entry: &Entry) -> Cmd {
         let mut addition = redis::cmd("XADD");
         addition.arg(self.inbox.names.stream(&entry.configured, entry.partition));
@@ -203,16 +192,16 @@ impl Broker for Redis {
         let told = Told { from: self.inbox.pod, place, what };
         let message = envelope(Uuid::now_v7(), Body::Told(told));
         let channel = self.inbox.names.events(configured);
-        let sent = self.send_events(vec![Cmd::publish(channel, message)]);
-        Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
+        let sent = self.inbox.commands.send_leased(vec![Cmd::publish(channel, message)]);
+        Box::pin(async move { sent.await.into_iter().try_for_each(|answer| answer.map(drop)) })
     }
 
     fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>> {
         let mut commands = vec![redis::cmd("MULTI")];
         commands.extend(entries.iter().map(|entry| self.addition(entry)));
         commands.push(redis::cmd("EXEC"));
-        let sent = self.send_events(commands);
-        Box::pin(async move { appended(sent.await?) })
+        let sent = self.inbox.commands.send_leased(commands);
+        Box::pin(async move { appended(sent.await) })
     }
 
     fn outage(&self) -> Outage {
