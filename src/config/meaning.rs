@@ -97,8 +97,9 @@ fn redis(
     let address = written.url.as_ref().map(|url| {
         // It may hold a password, so it is not shown.
         Address::parse(url).map_err(|error| {
-            Fault::value(at("url"), format!("this is not the URL of a Redis: {error}"))
-                .advise("as in \"redis://127.0.0.1:6379\"")
+            Fault::value(at("url"), format!("this is not the URL of a Redis: {error}")).advise(
+                "as in \"redis://127.0.0.1:6379\"; @ / : # % in a password are written as %40 …",
+            )
         })
     });
     let Some(address) = secured(address.transpose()?, written)? else { return Ok(None) };

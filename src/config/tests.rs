@@ -393,7 +393,7 @@ fn tls_to_redis_is_known_to_be_good_before_the_first_connection() {
         ("cert = \"DIR/redis.crt\"\nkey = \"DIR/other\"", &["f.toml:4:7: there is no private key"]),
         (
             "cert = \"DIR/other\"\nkey = \"DIR/redis.key\"",
-            &["f.toml:3:8: there is no certificate in it"],
+            &["f.toml:3:8: there is no certificate in it that can be used"],
         ),
     ] {
         bad_section(&tls(lines), fragments);
