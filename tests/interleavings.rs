@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pathcast::broker::{Broker, Letter, Pending};
+use pathcast::hub::Config;
 use pathcast::proto::ask::{Answer, Ask, Reach};
 use pathcast::proto::msg::Content;
+use pathcast::proto::paths::Configured;
 use pathcast::proto::session_id::SessionId;
 use proptest::prelude::*;
 use support::pod::{Deaf, POD, Pod, path as path_of, roomy};
@@ -93,7 +96,13 @@ fn delivered(runtime: &tokio::runtime::Runtime, verdict: Pending<Answer>) {
 
 /// Runs the steps and compares what every client got with what the model expects.
 fn run(shards: usize, steps: &[Step]) {
-    let pod = Pod::start(roomy(shards), Arc::new(Deaf));
+    run_with(roomy(shards), None, steps);
+}
+
+fn run_with(config: Config, flush_interval: Option<Duration>, steps: &[Step]) {
+    let shards = config.shards;
+    let mut pod = Pod::start(config, Arc::new(Deaf));
+    pod.configured = Arc::new(Configured { flush_interval, ..Configured::clone(&pod.configured) });
     let mut clients: Vec<Client> = (0..3).map(|path| Client::join(&pod, path, false)).collect();
     let mut verdicts: Vec<Pending<Answer>> = Vec::new();
     for (number, step) in steps.iter().enumerate() {
@@ -150,6 +159,13 @@ proptest! {
     fn one_shard_and_three_give_every_session_what_the_model_says(steps in steps()) {
         run(1, &steps);
         run(3, &steps);
+    }
+
+    #[test]
+    fn rounds_that_wait_to_be_joined_give_the_same(steps in steps()) {
+        run_with(roomy(1), Some(Duration::from_millis(2)), &steps);
+        let join_pause = Some(Duration::from_micros(200));
+        run_with(Config { join_pause, ..roomy(1) }, None, &steps);
     }
 }
 

@@ -9,8 +9,11 @@
 //! waits at its position in the stream and goes out when that session's turn comes. So every
 //! session sees broadcasts and unicasts in the one order of the mailbox, and nobody else's round
 //! is split.
+//!
+//! A room whose path has a `flush_interval` *rests* after it began a round: what comes in the
+//! meantime waits to be joined, unless it fills a round or too much of the shard waits already.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use crate::hub::command::{Frames, Reply};
+use crate::hub::outbox::Class;
 use crate::hub::sessions::{Sent, Session, Sessions};
 use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::Answer;
@@ -46,6 +50,12 @@ pub struct Rooms {
     index: HashMap<(Path, bool), usize>,
     /// Rooms with something to send, each once; they take turns.
     busy: VecDeque<usize>,
+    /// Rooms with something to send that rest, and until when.
+    resting: BTreeSet<(Instant, usize)>,
+    /// When more waits in all rooms, none rests.
+    rest_bytes_max: usize,
+    /// Whether the round that began last joined several frames.
+    joins: bool,
     /// What waits for a round, in all rooms.
     held_bytes: usize,
     metrics: Arc<Metrics>,
@@ -66,7 +76,14 @@ struct Room {
     round: Option<Round>,
     /// Unicasts that wait for their session's turn, each list in order.
     splices: HashMap<usize, VecDeque<Splice>>,
+    /// Whether it waits for a turn, or for the end of its rest.
     is_busy: bool,
+    /// As the session that came last has it.
+    flush_interval: Option<Duration>,
+    /// When a round may begin again.
+    rested_at: Option<Instant>,
+    /// Under which time it stands among those that rest.
+    rests_until: Option<Instant>,
 }
 
 struct Round {
@@ -95,11 +112,15 @@ pub enum Part {
 }
 
 impl Rooms {
-    pub fn new(metrics: Arc<Metrics>) -> Rooms {
+    /// Rooms rest while at most `rest_bytes_max` wait in all of them.
+    pub fn new(rest_bytes_max: usize, metrics: Arc<Metrics>) -> Rooms {
         Rooms {
             slab: Slab::new(),
             index: HashMap::new(),
             busy: VecDeque::new(),
+            resting: BTreeSet::new(),
+            rest_bytes_max,
+            joins: false,
             held_bytes: 0,
             metrics,
         }
@@ -120,6 +141,7 @@ impl Rooms {
             }
         };
         let room = &mut self.slab[at];
+        room.flush_interval = session.configured.flush_interval;
         session.room = at;
         session.path = room.path.clone();
         session.place = u32::try_from(room.places.len()).unwrap_or(NOBODY);
@@ -148,6 +170,9 @@ impl Rooms {
                 self.held_bytes -= room.pending_bytes;
                 self.index.remove(&(room.path, room.wholemsg));
                 self.busy.retain(|&busy| busy != at);
+                if let Some(until) = room.rests_until {
+                    self.resting.remove(&(until, at));
+                }
             } else if room.round.is_none() {
                 room.compact(sessions);
             }
@@ -174,6 +199,11 @@ impl Rooms {
             self.held_bytes += form.len();
             room.pending.push_back((form, since));
             if !std::mem::replace(&mut room.is_busy, true) {
+                self.busy.push_back(at);
+            } else if room.pending_bytes >= JOIN_BYTES_MAX
+                && let Some(until) = room.rests_until.take()
+            {
+                self.resting.remove(&(until, at));
                 self.busy.push_back(at);
             }
         }
@@ -217,15 +247,34 @@ impl Rooms {
         !self.busy.is_empty()
     }
 
+    /// When the first rest ends.
+    pub fn rested_at(&self) -> Option<Instant> {
+        self.resting.first().map(|&(until, _)| until)
+    }
+
+    /// Whether frames come so densely that the round that began last had several.
+    pub fn joins(&self) -> bool {
+        self.joins
+    }
+
     /// Slices of rounds, room by room, until a slice's worth of sockets or of time is used up.
     pub fn slice(&mut self, sessions: &mut Sessions) {
-        let mut budget = Budget { until: Instant::now() + SLICE, sockets: SLICE_SOCKETS };
+        let now = Instant::now();
+        self.wake_rested(now);
+        let mut budget = Budget { until: now + SLICE, sockets: SLICE_SOCKETS };
         // Each room at most once: whoever is not done waits for its next turn.
         for _ in 0..self.busy.len() {
             let Some(at) = self.busy.pop_front() else { return };
             let room = &mut self.slab[at];
             if room.round.is_none() {
-                self.held_bytes -= room.begin_round();
+                let rest = room.rest(now).filter(|_| self.held_bytes <= self.rest_bytes_max);
+                if let Some(until) = rest {
+                    room.rests_until = Some(until);
+                    self.resting.insert((until, at));
+                    continue;
+                }
+                self.held_bytes -= room.begin_round(now);
+                self.joins = room.round.as_ref().is_some_and(|round| round.count > 1);
             }
             self.held_bytes -= room.slice(sessions, &mut budget, &self.metrics);
             if room.round.is_none() {
@@ -239,6 +288,22 @@ impl Rooms {
             if budget.is_spent() {
                 return;
             }
+        }
+    }
+
+    /// Ends the rests whose time is over, and, from the oldest, as many as have to end for what waits
+    /// to be within its bound.
+    fn wake_rested(&mut self, now: Instant) {
+        let mut over_bytes = self.held_bytes.saturating_sub(self.rest_bytes_max);
+        while let Some(&(until, at)) = self.resting.first()
+            && (until <= now || over_bytes > 0)
+        {
+            self.resting.pop_first();
+            let room = &mut self.slab[at];
+            room.rests_until = None;
+            over_bytes = over_bytes.saturating_sub(room.pending_bytes);
+            // Before those that may still have to begin their rest.
+            self.busy.push_front(at);
         }
     }
 }
@@ -285,7 +350,7 @@ impl Part {
                 metrics.unicasts.late.inc();
             }
             Part::Frame(frame) => {
-                let answer_is = match sessions.send(slot, &frame) {
+                let answer_is = match sessions.send(slot, &frame, Class::Single) {
                     Sent::Written | Sent::Queued => Answer::Delivered,
                     Sent::Full => Answer::OutboxFull,
                     Sent::Gone => Answer::Gone,
@@ -316,11 +381,20 @@ impl Room {
             round: None,
             splices: HashMap::new(),
             is_busy: false,
+            flush_interval: None,
+            rested_at: None,
+            rests_until: None,
         }
     }
 
+    /// Until when it has to rest. What fills a round gains nothing by waiting.
+    fn rest(&self, now: Instant) -> Option<Instant> {
+        self.rested_at.filter(|&at| now < at && self.pending_bytes < JOIN_BYTES_MAX)
+    }
+
     /// Joins what waits, up to the bound; how many bytes that are.
-    fn begin_round(&mut self) -> usize {
+    fn begin_round(&mut self, now: Instant) -> usize {
+        self.rested_at = self.flush_interval.map(|interval| now + interval);
         let base = self.tail - self.pending_bytes as u64;
         let Some((first, since)) = self.pending.pop_front() else { return 0 };
         let mut bytes = first.len();
@@ -418,7 +492,7 @@ impl Room {
     }
 }
 
-/// Hands a session part of a broadcast; a full outbox ends it (policy `close`).
+/// Hands a session part of a broadcast; an outbox that is full, and can make no room, ends it.
 #[inline]
 fn deliver(
     sessions: &mut Sessions,
@@ -427,7 +501,7 @@ fn deliver(
     count: u64,
     metrics: &PathMetrics,
 ) -> bool {
-    match sessions.send(slot, frames) {
+    match sessions.send(slot, frames, Class::Broadcast) {
         Sent::Written | Sent::Queued => true,
         Sent::Full => {
             metrics.undelivered_slow.inc_by(count);
