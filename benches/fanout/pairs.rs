@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::latency::Latency;
 
 use crate::bench::{Bench, check_faults};
@@ -74,7 +75,7 @@ pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
         let limit = Server::limit(row.limit, bench.split.gateway.as_deref())?;
         let own = Side::http(vec![gateway], clients, load)?;
         let other = Side::http(vec![limit], clients, load)?;
-        let pairs = Pairs::run(bench, row.pace, own, other)?;
+        let pairs = Pairs::run(bench, row.pace, &mut [own, other], || Ok(()))?;
         let what = format!("{}: CPU per delivery by limit", row.name());
         let settings = row.settings(bench);
         bench.report.add(what, pairs.to_string(), &settings);
@@ -97,7 +98,7 @@ pub fn redis(bench: &mut Bench) -> anyhow::Result<()> {
     let own = Side::new(pods, clients, stranger, bench.load())?;
     let alone = bench.gateway(&bench.setup())?;
     let other = Side::http(vec![alone], clients, bench.load())?;
-    let pairs = Pairs::run(bench, None, own, other)?;
+    let pairs = Pairs::run(bench, None, &mut [own, other], || Ok(()))?;
     let what = "through Redis, two pods: CPU per delivery by the memory broker's";
     let settings = format!(
         "bar 1.1; W = {}, {} clients a pod, PUBLISH by the load, {} pairs of {} s",
@@ -116,15 +117,17 @@ pub fn aside(bench: &mut Bench) -> anyhow::Result<()> {
     const PATHS: usize = 100;
     let (clients, idle) = (bench.scaled(1_000), bench.scaled(10_000));
     let crowded = bench.gateway(&bench.setup())?;
-    let mut silent = pathcast::cli::load::crowd::Crowd::new()?;
+    let mut silent = Crowd::new()?;
     let room = |number: usize| format!("/rooms/{}", number % PATHS);
     silent.connect(crowded.clients, idle, room, 64)?;
     let own = Side::http(vec![crowded], clients, bench.load())?;
     let alone = bench.gateway(&bench.setup())?;
     let other = Side::http(vec![alone], clients, bench.load())?;
-    let pairs = Pairs::run(bench, None, own, other)?;
-    silent.turn(Duration::ZERO, |_| {})?;
-    silent.check()?;
+    let pairs = Pairs::run(bench, None, &mut [own, other], || {
+        // It answers its pings.
+        silent.turn(Duration::ZERO, |_| {})?;
+        silent.check()
+    })?;
     let what = format!(
         "a busy path beside {PATHS} idle ones with {} sessions: CPU per delivery by alone",
         grouped(idle as f64)
@@ -178,15 +181,14 @@ fn count(bench: &Bench) -> usize {
 }
 
 impl Pairs {
-    /// The gateway's side comes first in each pair.
-    pub fn run(
+    /// The gateway's side comes first in each pair; after each pair `between` has its turn.
+    fn run(
         bench: &Bench,
         pace: Option<Duration>,
-        own: Side,
-        other: Side,
+        sides: &mut [Side; 2],
+        mut between: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Pairs> {
         let mut pairs = Pairs::default();
-        let mut sides = [own, other];
         for _ in 0..count(bench) {
             let all = [&mut pairs.own, &mut pairs.other];
             for ((side, all), latency) in sides.iter_mut().zip(all).zip(&mut pairs.latencies) {
@@ -198,8 +200,9 @@ impl Pairs {
                     None => side.saturate(WARM_UP, SPAN, || {})?,
                 });
             }
+            between()?;
         }
-        for side in &sides {
+        for side in sides {
             check_faults(&side.crowd)?;
         }
         Ok(pairs)
