@@ -17,6 +17,8 @@ pub struct Bench {
     pub split: Split,
     pub program: PathBuf,
     pub report: Report,
+    /// Of the rows that have one.
+    pub plot: Option<String>,
 }
 
 impl Bench {

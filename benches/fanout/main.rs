@@ -14,7 +14,9 @@ mod bench;
 mod limit;
 mod machine;
 mod memory;
+mod page;
 mod pairs;
+mod plot;
 mod probe;
 mod process;
 mod redis;
@@ -66,6 +68,9 @@ struct Options {
     /// How often the load looks what has come in a saturated row, in milliseconds.
     #[arg(long, default_value_t = 4)]
     poll_ms: u64,
+    /// Put the figures into docs/performance.md, the plot beside it.
+    #[arg(long)]
+    write: bool,
     /// Be one of the limits instead of measuring.
     #[arg(long, value_enum, hide = true)]
     limit: Option<Limit>,
@@ -128,10 +133,15 @@ fn main() -> anyhow::Result<()> {
     split.settle()?;
     let program = options.gateway.clone();
     let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_pathcast").into());
-    let mut bench = Bench { options, split, program, report: Report::default() };
+    let mut bench = Bench { options, split, program, report: Report::default(), plot: None };
     let outcome = run(&mut bench);
-    println!("{machine}; {}\n\n{}", bench.split.describe(), bench.report);
-    outcome
+    let figures = format!("{machine}; {}\n\n{}", bench.split.describe(), bench.report);
+    println!("{figures}");
+    outcome?;
+    match bench.options.write {
+        true => page::write(&figures, bench.plot.as_deref()),
+        false => Ok(()),
+    }
 }
 
 fn run(bench: &mut Bench) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use pathcast::cli::load::latency::Latency;
 
 use crate::bench::{Bench, check_faults};
 use crate::limit::Limit;
+use crate::plot;
 use crate::redis::{Redis, Stranger};
 use crate::report::grouped;
 use crate::server::{CROWD, Server, Setup};
@@ -68,6 +69,7 @@ pub struct Median {
 
 /// The gateway beside the limits.
 pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut curve = Vec::new();
     for row in LIMITS {
         let load = Load { window: row.window, bytes: row.bytes, poll: bench.poll() };
         let clients = bench.scaled(row.clients);
@@ -79,12 +81,18 @@ pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
         let what = format!("{}: CPU per delivery by limit", row.name());
         let settings = row.settings(bench);
         bench.report.add(what, pairs.to_string(), &settings);
+        if row.is_on_curve() {
+            let of = |all: &[Measured]| Median::of(all.iter().map(Measured::each_micros).collect());
+            curve.push((row.window, of(&pairs.own).value, of(&pairs.other).value));
+        }
         if row.pace.is_some() {
             let [own, limit] = &pairs.latencies;
             let figure = format!("{own}; the limit: {limit}");
             bench.report.add(format!("{}: latency", row.name()), figure, &settings);
         }
     }
+    curve.sort_by_key(|&(window, ..)| window);
+    bench.plot = Some(plot::svg(&curve));
     Ok(())
 }
 
@@ -148,6 +156,11 @@ impl Row {
     /// A closed loop, against all that waits joined into one write.
     const fn saturated(window: usize, clients: usize, bytes: usize, bar: f64) -> Row {
         Row { limit: Limit::Join, pace: None, window, clients, bytes, bar }
+    }
+
+    /// Of the window alone.
+    fn is_on_curve(&self) -> bool {
+        self.limit == Limit::Join && self.clients == 1_000 && self.bytes == 100
     }
 
     fn name(&self) -> String {
