@@ -11,6 +11,7 @@ use pathcast::proto::envelope::{Body, Envelope};
 use pathcast::proto::event::Kind;
 use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::proto::stream::Entry;
+use pathcast::proto::stream::Fate::{Refused, Taken};
 use pathcast::proto::telling::{Place, What};
 use rustix::process::Signal;
 use support::brokered::{CONFIGURED, LEASE_TTL, Pod, in_time, path, unicast};
@@ -283,7 +284,7 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     works_again(&[&pod]).await;
     assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(0) }]));
     in_time(pod.broker.tap(&CONFIGURED.into())).await.expect("tapped");
-    assert_eq!(in_time(pod.broker.append(&[entry(0, 1)])).await, Ok(vec![]));
+    assert_eq!(in_time(pod.broker.append(&[entry(0, 1)])).await, Ok(vec![Taken]));
     let dry_run =
         |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
     assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");
@@ -349,7 +350,10 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     let pod = Pod::start(A, &server).await;
     let key = |partition| format!("pathcast:in:{CONFIGURED}:{partition}");
     let appended = |entries: Vec<Entry>| in_time(pod.broker.append(&entries));
-    assert_eq!(appended((0..300).map(|n| entry(n, n as u32 % 2)).collect()).await, Ok(vec![]));
+    assert_eq!(
+        appended((0..300).map(|n| entry(n, n as u32 % 2)).collect()).await,
+        Ok(vec![Taken; 300])
+    );
     for partition in [0, 1] {
         let range = server.command(&["XRANGE", &key(partition), "-", "+"]);
         // Id, name, value, name, value.
@@ -365,7 +369,7 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     }
     // About as many as are to be kept.
     for _ in 0..5 {
-        assert_eq!(appended((0..400).map(|n| entry(n, 1)).collect()).await, Ok(vec![]));
+        assert_eq!(appended((0..400).map(|n| entry(n, 1)).collect()).await, Ok(vec![Taken; 400]));
     }
     let length: u64 = server.command(&["XLEN", &key(1)]).parse().expect("a number");
     assert!((1_000..1_200).contains(&length), "{length}");
@@ -373,7 +377,7 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     // What somebody else has made of a key is no stream; the others are not held up by it.
     server.command(&["SET", &key(2), "mine"]);
     let mixed = vec![entry(0, 2), entry(1, 3), entry(2, 2), entry(3, 3)];
-    assert_eq!(appended(mixed).await, Ok(vec![0, 2]));
+    assert_eq!(appended(mixed).await, Ok(vec![Refused, Taken, Refused, Taken]));
     assert_eq!(server.command(&["XLEN", &key(3)]), "2");
     // Refused for now: none was appended.
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -381,10 +385,10 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     assert_eq!(appended(vec![entry(0, 4)]).await, refused);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(server.command(&["XLEN", &key(4)]), "0");
-    assert_eq!(appended(vec![entry(0, 4)]).await, Ok(vec![]));
+    assert_eq!(appended(vec![entry(0, 4)]).await, Ok(vec![Taken]));
     // Without the right to transactions nothing is repeated for ever.
     server.command(&["ACL", "SETUSER", "default", "-multi"]);
-    assert_eq!(appended(vec![entry(0, 5), entry(0, 2)]).await, Ok(vec![1]));
+    assert_eq!(appended(vec![entry(0, 5), entry(0, 2)]).await, Ok(vec![Taken, Refused]));
     server.kill();
     eventually("a link that is down", async || (!pod.is_up()).then_some(())).await;
     let away = Err(Failure::Unavailable("Redis is away"));

@@ -6,6 +6,7 @@
 //! names the `redis` crate.
 
 pub mod absent;
+pub mod appending;
 pub mod asker;
 pub mod clock;
 pub mod commands;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
+use crate::broker::redis::appending::{fates, transaction};
 use crate::broker::redis::asker::Asker;
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
@@ -41,7 +43,7 @@ use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -128,16 +130,6 @@ impl Redis {
         let answers = self.inbox.commands.send_all(commands);
         Box::pin(async move { Ok(answers.await) })
     }
-
-    fn addition(&self, entry: &Entry) -> Cmd {
-        let mut addition = redis::cmd("XADD");
-        addition.arg(self.inbox.names.stream(&entry.configured, entry.partition));
-        addition.arg("MAXLEN").arg("~").arg(self.stream_backlog_max).arg("*");
-        for (name, text) in &entry.fields {
-            addition.arg(*name).arg(text);
-        }
-        addition
-    }
 }
 
 impl Broker for Redis {
@@ -207,12 +199,10 @@ impl Broker for Redis {
         Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
     }
 
-    fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>> {
-        let mut commands = vec![redis::cmd("MULTI")];
-        commands.extend(entries.iter().map(|entry| self.addition(entry)));
-        commands.push(redis::cmd("EXEC"));
-        let sent = self.send_events(commands);
-        Box::pin(async move { appended(sent.await?) })
+    fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>> {
+        let sent =
+            self.send_events(transaction(entries, &self.inbox.names, self.stream_backlog_max));
+        Box::pin(async move { fates(sent.await?) })
     }
 
     fn outage(&self) -> Outage {
@@ -224,28 +214,6 @@ impl Broker for Redis {
 fn sessions_of(lease: &Value) -> Option<u64> {
     let Value::BulkString(text) = lease else { return None };
     serde_json::from_slice::<serde_json::Value>(text).ok()?.get("sessions")?.as_u64()
-}
-
-/// What a transaction that appends came to, of the answers to all of its commands.
-fn appended(mut answers: Vec<Result<Value, Failure>>) -> Result<Vec<usize>, Failure> {
-    let refused = |is_refused: &dyn Fn(usize) -> bool, count| {
-        (0..count).filter(|&at| is_refused(at)).collect()
-    };
-    let failure = match answers.pop() {
-        Some(Ok(Value::Array(added))) => {
-            let is_refused = |at: usize| matches!(added[at], Value::ServerError(_));
-            return Ok(refused(&is_refused, added.len()));
-        }
-        Some(Err(failure)) => failure,
-        _ => Failure::Unknown,
-    };
-    // Without the right to MULTI each was on its own, and repeating them would be for ever.
-    let is_added = |answer: &Result<Value, Failure>| matches!(answer, Ok(Value::BulkString(_)));
-    let answers = &answers[1..];
-    match answers.iter().any(is_added) {
-        true => Ok(refused(&|at| !is_added(&answers[at]), answers.len())),
-        false => Err(failure),
-    }
 }
 
 /// What `PUBLISH` answers.
