@@ -90,7 +90,11 @@ async fn pods_hear_all_broadcasts_in_one_order_and_a_unicast_reaches_one() {
     assert_eq!(a.heard.lines(), [""; 0]);
     let mut pods = in_time(a.broker.pods()).await.expect("Redis answers");
     pods.sort_by_key(|peer| peer.pod);
-    assert_eq!(pods, [A, B].map(|pod| Peer { pod, sessions: Some(0) }));
+    // Of itself it knows better than its last renewal.
+    assert_eq!(
+        pods,
+        [(A, 1), (B, 0)].map(|(pod, sessions)| Peer { pod, sessions: Some(sessions) })
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +286,7 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     let pod = Pod::start_at(A, &url).await;
     pod.subscribe(&path("/ws/here")).await;
     works_again(&[&pod]).await;
-    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(0) }]));
+    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(1) }]));
     in_time(pod.broker.tap(&CONFIGURED.into())).await.expect("tapped");
     assert_eq!(in_time(pod.broker.append(&[entry(0, 1)])).await, Ok(vec![Taken]));
     let dry_run =
@@ -342,6 +346,50 @@ async fn a_tap_is_seen_by_all_and_lapses() {
 fn entry(number: usize, partition: u32) -> Entry {
     let fields = vec![("id", number.to_string()), ("msg", format!("{{\"payload\":{number}}}"))];
     Entry { configured: CONFIGURED.into(), partition, fields }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_always_among_the_pods() {
+    let (server, a, _b) = two().await;
+    for _ in 0..20 {
+        server.command(&["DEL", "pathcast:pods", &format!("pathcast:lease:{A}")]);
+        let pods = in_time(a.broker.pods()).await.expect("pods");
+        let own: Vec<_> = pods.iter().filter(|peer| peer.pod == A).collect();
+        assert_eq!(own, [&Peer { pod: A, sessions: Some(0) }]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_comes_back_while_it_is_taken_for_dead_stays_among_the_pods() {
+    let server = Redis::start();
+    let a = Pod::start(A, &server).await;
+    let (lease, counts) = (format!("pathcast:lease:{B}"), r#"{"sessions":7}"#);
+    let pods = eventually("a pod that comes back in that moment", async || {
+        let mut back = server.connect().await;
+        server.command(&["DEL", &lease]);
+        server.command(&["SADD", "pathcast:pods", &B.to_string()]);
+        // Redis answers what reads, and lets wait what writes, in order.
+        server.command(&["CLIENT", "PAUSE", "1000", "WRITE"]);
+        back.send(&[b"SET", lease.as_bytes(), counts.as_bytes()]).await;
+        back.send(&[b"SADD", b"pathcast:pods", B.to_string().as_bytes()]).await;
+        let waits = |command| server.command(&["CLIENT", "LIST"]).contains(command);
+        eventually("a pod's first write", async || waits("cmd=set").then_some(())).await;
+        let pods = tokio::spawn(in_time(a.broker.pods()));
+        // Unless the pod wrote something else just before.
+        let begun = Instant::now();
+        while !waits("cmd=srem") && begun.elapsed() < LEASE_TTL / 4 {
+            support::wait::poll_pause().await;
+        }
+        let is_meant = waits("cmd=srem");
+        server.command(&["CLIENT", "UNPAUSE"]);
+        let pods = pods.await.expect("it asked").expect("pods");
+        back.next().await;
+        back.next().await;
+        is_meant.then_some(pods)
+    })
+    .await;
+    assert!(pods.contains(&Peer { pod: B, sessions: Some(7) }), "{pods:?}");
+    assert_eq!(server.command(&["SISMEMBER", "pathcast:pods", &B.to_string()]), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

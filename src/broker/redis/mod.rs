@@ -22,6 +22,7 @@ pub mod tls;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
@@ -154,24 +155,24 @@ impl Broker for Redis {
 
     fn pods(&self) -> Pending<Vec<Peer>> {
         let inbox = self.inbox.clone();
+        let own = Peer { pod: inbox.pod, sessions: Some(self.interest.counts().0) };
         Box::pin(async move {
             let known = inbox.commands.send(Cmd::smembers(inbox.names.pods())).await?;
             let known: Vec<String> = redis::from_redis_value(known).unwrap_or_default();
-            let known: Vec<PodId> = known.iter().filter_map(|text| PodId::parse(text)).collect();
+            let known = known.iter().filter_map(|text| PodId::parse(text));
+            let others: Vec<PodId> = known.filter(|&pod| pod != inbox.pod).collect();
             // Asked together, answered in order.
-            let leases: Vec<_> = known
-                .iter()
-                .map(|&pod| inbox.commands.send(Cmd::get(inbox.names.lease(pod))))
-                .collect();
-            let mut living = Vec::new();
-            for (&pod, leased) in known.iter().zip(leases) {
+            let look = |pod| inbox.commands.send(Cmd::get(inbox.names.lease(pod)));
+            let leases: Vec<_> = others.iter().map(|&pod| look(pod)).collect();
+            let (mut living, mut absent) = (vec![own], Vec::new());
+            for (&pod, leased) in others.iter().zip(leases) {
                 match leased.await? {
-                    Value::Nil => {
-                        let forget = Cmd::srem(inbox.names.pods(), pod.text());
-                        drop(inbox.commands.send(forget));
-                    }
+                    Value::Nil => absent.push(forget(&inbox, pod)),
                     lease => living.push(Peer { pod, sessions: sessions_of(&lease) }),
                 }
+            }
+            for forgotten in join_all(absent).await {
+                living.extend(forgotten?);
             }
             Ok(living)
         })
@@ -207,6 +208,22 @@ impl Broker for Redis {
 
     fn outage(&self) -> Outage {
         self.inbox.commands.outage()
+    }
+}
+
+/// Takes a pod without a lease out of the set of pods, unless it comes back meanwhile.
+async fn forget(inbox: &Inbox, pod: PodId) -> Result<Option<Peer>, Failure> {
+    let forgotten = inbox.commands.send(Cmd::srem(inbox.names.pods(), pod.text()));
+    // A pod writes its lease before its place in the set. So either that place came after this
+    // removal, or the lease is seen by this look.
+    let lease = inbox.commands.send(Cmd::get(inbox.names.lease(pod)));
+    forgotten.await?;
+    match lease.await? {
+        Value::Nil => Ok(None),
+        lease => {
+            inbox.commands.send(Cmd::sadd(inbox.names.pods(), pod.text())).await?;
+            Ok(Some(Peer { pod, sessions: sessions_of(&lease) }))
+        }
     }
 }
 
