@@ -64,6 +64,18 @@ pub enum Missed {
     Uncounted,
 }
 
+impl Missed {
+    /// Both together.
+    pub fn and(self, more: Missed) -> Missed {
+        match (self, more) {
+            (Missed::Counted(one), Missed::Counted(other)) => {
+                Missed::Counted(one.saturating_add(other))
+            }
+            _ => Missed::Uncounted,
+        }
+    }
+}
+
 /// What is heard of one configured path, from every pod but this one.
 #[derive(Debug, Default)]
 pub struct Hearing {
