@@ -7,14 +7,14 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::client::Client;
 use support::events::{Event, Events};
-use support::gateway::Gateway;
+use support::gateway::{DOORS, Gateway};
 use support::redis::Redis;
 use support::wait::eventually;
 
 /// Paths that nobody has listened to before.
 const FRESH: usize = 12;
 
-async fn start(server: &Redis) -> Gateway {
+fn settings(server: &Redis) -> String {
     let url = server.url();
     let mut settings = format!("[broker]\nurl = \"{url}\"\n");
     settings +=
@@ -22,7 +22,11 @@ async fn start(server: &Redis) -> Gateway {
     for number in 0..FRESH {
         settings += &format!("[[path]]\npath = \"/ws/fresh/{number}\"\n");
     }
-    let gateway = Gateway::start(&settings).await;
+    settings
+}
+
+async fn start(server: &Redis) -> Gateway {
+    let gateway = Gateway::start(&settings(server)).await;
     eventually("a pod that is ready", async || {
         (gateway.fetch("/readyz").await.status == 200).then_some(())
     })
@@ -209,6 +213,38 @@ async fn a_pod_that_cannot_be_asked_or_has_died_is_a_gap() {
     b.exit().await;
     assert_eq!(events.until(is_gap).await.json(), json!({"missed": null}));
     says(&mut here, "still here", 1, &mut [&mut events]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_told_to_those_before_when_another_listener_finds_a_pod() {
+    const LATER: &str = "[[path]]\npath = \"/ws/later\"\n";
+    let server = Redis::start();
+    let a = Gateway::start(&(settings(&server) + LATER)).await;
+    a.ready().await;
+    let b = start(&server).await;
+    let mut first = a.listen("/ws/later").await;
+    // From here on it has the path, and does not know that somebody listens.
+    b.replace_config(&(DOORS.to_owned() + &settings(&server) + LATER));
+    b.signal(Signal::HUP);
+    let upgrade = support::client::Request::upgrade("/ws/later");
+    let mut client = eventually("a path that is new", async || {
+        support::client::ask(b.clients, &upgrade).await.ok()
+    })
+    .await;
+    client.writer.text("lost").await;
+    let series = "pathcast_messages_in_total{path=\"/ws/later\"}";
+    eventually("a message", async || (b.counted(series).await == 1).then_some(())).await;
+    let mut second = a.listen("/ws/later").await;
+    client.writer.text("heard").await;
+    let said = |event: &Event| event.json()["msg"]["payload"].as_str().map(str::to_owned);
+    let mut before = Vec::new();
+    while before.last().is_none_or(|event| said(event).as_deref() != Some("heard")) {
+        before.push(first.next().await);
+    }
+    let is_told =
+        before.iter().any(|event| is_gap(event) || said(event).as_deref() == Some("lost"));
+    assert!(is_told, "{before:?}");
+    second.until(|event| said(event).as_deref() == Some("heard")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use pathcast::proto::envelope::{Body, Envelope};
 use pathcast::proto::event::Kind;
 use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::proto::stream::Entry;
+use pathcast::proto::stream::Fate::{Refused, Taken};
 use pathcast::proto::telling::{Place, What};
 use rustix::process::Signal;
 use support::brokered::{CONFIGURED, LEASE_TTL, PUBLISH_BYTES_MAX, Pod, in_time, path, unicast};
@@ -89,7 +90,11 @@ async fn pods_hear_all_broadcasts_in_one_order_and_a_unicast_reaches_one() {
     assert_eq!(a.heard.lines(), [""; 0]);
     let mut pods = in_time(a.broker.pods()).await.expect("Redis answers");
     pods.sort_by_key(|peer| peer.pod);
-    assert_eq!(pods, [A, B].map(|pod| Peer { pod, sessions: Some(0) }));
+    // Of itself it knows better than its last renewal.
+    assert_eq!(
+        pods,
+        [(A, 1), (B, 0)].map(|(pod, sessions)| Peer { pod, sessions: Some(sessions) })
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,9 +288,9 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     let pod = Pod::start_at(A, &url).await;
     pod.subscribe(&path("/ws/here")).await;
     works_again(&[&pod]).await;
-    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(0) }]));
+    assert_eq!(in_time(pod.broker.pods()).await, Ok(vec![Peer { pod: A, sessions: Some(1) }]));
     in_time(pod.broker.tap(&CONFIGURED.into())).await.expect("tapped");
-    assert_eq!(in_time(pod.broker.append(&[entry(0, 1)])).await, Ok(vec![]));
+    assert_eq!(in_time(pod.broker.append(&[entry(0, 1)])).await, Ok(vec![Taken]));
     let dry_run =
         |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
     assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");
@@ -346,12 +351,59 @@ fn entry(number: usize, partition: u32) -> Entry {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_always_among_the_pods() {
+    let (server, a, _b) = two().await;
+    for _ in 0..20 {
+        server.command(&["DEL", "pathcast:pods", &format!("pathcast:lease:{A}")]);
+        let pods = in_time(a.broker.pods()).await.expect("pods");
+        let own: Vec<_> = pods.iter().filter(|peer| peer.pod == A).collect();
+        assert_eq!(own, [&Peer { pod: A, sessions: Some(0) }]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_comes_back_while_it_is_taken_for_dead_stays_among_the_pods() {
+    let server = Redis::start();
+    let a = Pod::start(A, &server).await;
+    let (lease, counts) = (format!("pathcast:lease:{B}"), r#"{"sessions":7}"#);
+    let pods = eventually("a pod that comes back in that moment", async || {
+        let mut back = server.connect().await;
+        server.command(&["DEL", &lease]);
+        server.command(&["SADD", "pathcast:pods", &B.to_string()]);
+        // Redis answers what reads, and lets wait what writes, in order.
+        server.command(&["CLIENT", "PAUSE", "1000", "WRITE"]);
+        back.send(&[b"SET", lease.as_bytes(), counts.as_bytes()]).await;
+        back.send(&[b"SADD", b"pathcast:pods", B.to_string().as_bytes()]).await;
+        let waits = |command| server.command(&["CLIENT", "LIST"]).contains(command);
+        eventually("a pod's first write", async || waits("cmd=set").then_some(())).await;
+        let pods = tokio::spawn(in_time(a.broker.pods()));
+        // Unless the pod wrote something else just before.
+        let begun = Instant::now();
+        while !waits("cmd=srem") && begun.elapsed() < LEASE_TTL / 4 {
+            support::wait::poll_pause().await;
+        }
+        let is_meant = waits("cmd=srem");
+        server.command(&["CLIENT", "UNPAUSE"]);
+        let pods = pods.await.expect("it asked").expect("pods");
+        back.next().await;
+        back.next().await;
+        is_meant.then_some(pods)
+    })
+    .await;
+    assert!(pods.contains(&Peer { pod: B, sessions: Some(7) }), "{pods:?}");
+    assert_eq!(server.command(&["SISMEMBER", "pathcast:pods", &B.to_string()]), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_are_appended_to_in_order_all_or_none() {
     let mut server = Redis::start();
     let pod = Pod::start(A, &server).await;
     let key = |partition| format!("pathcast:in:{CONFIGURED}:{partition}");
     let appended = |entries: Vec<Entry>| in_time(pod.broker.append(&entries));
-    assert_eq!(appended((0..300).map(|n| entry(n, n as u32 % 2)).collect()).await, Ok(vec![]));
+    assert_eq!(
+        appended((0..300).map(|n| entry(n, n as u32 % 2)).collect()).await,
+        Ok(vec![Taken; 300])
+    );
     for partition in [0, 1] {
         let range = server.command(&["XRANGE", &key(partition), "-", "+"]);
         // Id, name, value, name, value.
@@ -367,7 +419,7 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     }
     // About as many as are to be kept.
     for _ in 0..5 {
-        assert_eq!(appended((0..400).map(|n| entry(n, 1)).collect()).await, Ok(vec![]));
+        assert_eq!(appended((0..400).map(|n| entry(n, 1)).collect()).await, Ok(vec![Taken; 400]));
     }
     let length: u64 = server.command(&["XLEN", &key(1)]).parse().expect("a number");
     assert!((1_000..1_200).contains(&length), "{length}");
@@ -375,7 +427,7 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     // What somebody else has made of a key is no stream; the others are not held up by it.
     server.command(&["SET", &key(2), "mine"]);
     let mixed = vec![entry(0, 2), entry(1, 3), entry(2, 2), entry(3, 3)];
-    assert_eq!(appended(mixed).await, Ok(vec![0, 2]));
+    assert_eq!(appended(mixed).await, Ok(vec![Refused, Taken, Refused, Taken]));
     assert_eq!(server.command(&["XLEN", &key(3)]), "2");
     // Refused for now: none was appended.
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -383,10 +435,10 @@ async fn streams_are_appended_to_in_order_all_or_none() {
     assert_eq!(appended(vec![entry(0, 4)]).await, refused);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(server.command(&["XLEN", &key(4)]), "0");
-    assert_eq!(appended(vec![entry(0, 4)]).await, Ok(vec![]));
+    assert_eq!(appended(vec![entry(0, 4)]).await, Ok(vec![Taken]));
     // Without the right to transactions nothing is repeated for ever.
     server.command(&["ACL", "SETUSER", "default", "-multi"]);
-    assert_eq!(appended(vec![entry(0, 5), entry(0, 2)]).await, Ok(vec![1]));
+    assert_eq!(appended(vec![entry(0, 5), entry(0, 2)]).await, Ok(vec![Taken, Refused]));
     server.kill();
     eventually("a link that is down", async || (!pod.is_up()).then_some(())).await;
     let away = Err(Failure::Unavailable("Redis is away"));

@@ -6,7 +6,9 @@ use rustix::process::Signal;
 use serde_json::json;
 use support::client::{self, Client, Request, ask};
 use support::gateway::{DOORS, Gateway};
-use support::wait::eventually;
+use support::wait::{eventually, within};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 async fn start(paths: &str) -> Gateway {
     Gateway::start(paths).await
@@ -165,6 +167,29 @@ async fn a_removed_path_closes_its_sessions_and_no_others() {
     let mut back = gateway.open("/ws/rooms/1").await;
     gateway.broadcast("/ws/rooms/1", r#"{"payload":"back"}"#).await;
     back.expect_text("back").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_removed_while_a_msg_comes_is_not_found() {
+    let gateway = start("[[path]]\npath = \"/ws\"\n[[path]]\npath = \"/ws/old\"\n").await;
+    let addr = gateway.api.trim_start_matches("http://");
+    let mut socket = BufReader::new(TcpStream::connect(addr).await.expect("the door listens"));
+    let head = format!(
+        "POST /v1/publish/ws/old HTTP/1.1\r\nHost: {addr}\r\nContent-Type: text/plain\r\n\
+         Content-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.expect("it reads");
+    let mut line = String::new();
+    within("the door wants the body", socket.read_line(&mut line)).await.expect("it answers");
+    assert!(line.contains(" 100 "), "{line}");
+    reload(&gateway, "[[path]]\npath = \"/ws\"\n", true).await;
+    socket.write_all(b"x").await.expect("it reads");
+    let mut line = String::new();
+    while !line.starts_with("HTTP/1.1 ") {
+        line.clear();
+        within("the answer", socket.read_line(&mut line)).await.expect("it answers");
+    }
+    assert!(line.contains(" 404 "), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

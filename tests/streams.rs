@@ -205,6 +205,51 @@ async fn a_redis_that_dies_in_mid_burst_loses_no_event_and_no_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_redis_refuses_stops_no_other() {
+    let server = Redis::start();
+    let pod = start(&server).await;
+    let mut allowed = pod.open("/ws").await;
+    let mut refused = pod.open("/ws/whole/1").await;
+    eventually("both connects", async || {
+        let found = [entries(&server, "/ws"), entries(&server, "/ws/whole/{room}")].concat();
+        (found.len() == 2).then_some(())
+    })
+    .await;
+    let keys = ["lease:*", "pods", "tap:*", "in:/ws:*"].map(|key| format!("~pathcast:{key}"));
+    let user = ["ACL", "SETUSER", "default", "resetkeys"].into_iter();
+    let user: Vec<_> = user.chain(keys.iter().map(String::as_str)).collect();
+    assert_eq!(server.command(&user), "OK");
+    for number in 0..100 {
+        refused.writer.text("nobody will read this").await;
+        allowed.writer.text(&number.to_string()).await;
+    }
+    let found = eventually("every allowed event", async || {
+        let found = entries(&server, "/ws");
+        (found.len() >= 101).then_some(found)
+    })
+    .await;
+    let seqs: Vec<_> = found.iter().map(|entry| entry["seq"].parse::<usize>()).collect();
+    assert_eq!(seqs, (0..=100).map(Ok).collect::<Vec<_>>());
+    let series =
+        |result| format!("pathcast_backend_events_total{{backend=\"stream\",result=\"{result}\"}}");
+    eventually("what is refused", async || {
+        (pod.counted(&series("refused")).await == 100).then_some(())
+    })
+    .await;
+    let log = pod.log();
+    assert!(log.contains("of /ws/whole/{room}") && log.contains("no right"), "{log}");
+
+    // What there is no room for at the moment waits.
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    allowed.writer.text("later").await;
+    eventually("an attempt", async || pod.log().contains("OOM").then_some(())).await;
+    assert_eq!(entries(&server, "/ws").len(), 101);
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    eventually("what waited", async || (entries(&server, "/ws").len() == 102).then_some(())).await;
+    assert_eq!(pod.counted(&series("refused")).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_leaves_writes_every_disconnect_first() {
     let server = Redis::start();
     let mut pod = start(&server).await;

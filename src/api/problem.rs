@@ -232,6 +232,9 @@ impl From<Refusal> for Problem {
                 "its client reads more slowly than you send; send less, or later",
             ),
             Refusal::Overloaded => (Kind::Overloaded, "not sent; try again later"),
+            Refusal::NoSuchPath => {
+                (Kind::UnknownPath, "it was removed just now; GET /v1/paths tells those that are")
+            }
             Refusal::Nothing => (
                 Kind::NothingToSend,
                 "the payload is missing or the empty string; null, 0 and false would be sent",
@@ -272,6 +275,7 @@ mod tests {
         refusal(Refusal::Unavailable("draining"), 503, "unavailable");
         refusal(Refusal::OutboxFull, 429, "outbox-full");
         refusal(Refusal::Overloaded, 429, "overloaded");
+        refusal(Refusal::NoSuchPath, 404, "unknown-path");
         refusal(Refusal::Nothing, 422, "nothing-to-send");
         refusal(Refusal::TooBig(4), 413, "too-big");
     }

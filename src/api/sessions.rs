@@ -26,6 +26,7 @@ use crate::proto::close::{self, Close};
 use crate::proto::msg::Address;
 use crate::proto::session_id::SessionId;
 use crate::relay::Refusal;
+use crate::relay::listing::Query;
 
 const ROUTE: &str = "/v1/sessions";
 const ROUTE_ONE: &str = "/v1/sessions/{id}";
@@ -139,7 +140,8 @@ async fn list(
             return Err(publish::unknown(&paths, &caller, path));
         }
     }
-    let page = state.relay.list(path, after, limit, caller.grant.clone()).await?;
+    let query = Query { path, after, limit, grant: caller.grant.clone() };
+    let page = state.relay.list(query).await?;
     Ok(Json(Listing {
         sessions: page.sessions.into_iter().map(Session::from).collect(),
         cursor: page.cursor.map(|cursor| cursor.to_string()),

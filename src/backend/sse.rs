@@ -7,8 +7,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -70,8 +70,16 @@ pub enum Heard {
 }
 
 pub struct Sse {
-    waiting: mpsc::UnboundedSender<(u64, Offered)>,
+    waiting: mpsc::UnboundedSender<Waiting>,
     shared: Arc<Shared>,
+}
+
+/// What waits for the task.
+struct Waiting {
+    number: u64,
+    /// Whether something before it found no room at all.
+    is_after_loss: bool,
+    offered: Offered,
 }
 
 /// What goes to the task.
@@ -94,6 +102,8 @@ struct Shared {
     waiting_bytes: AtomicUsize,
     /// Counts what was offered: a listener hears what came after it, not what still waited.
     offered: AtomicU64,
+    /// Something found no room at all, and whatever comes next has to say so.
+    has_lost: AtomicBool,
     /// The paths somebody listens to, configured and concrete ones: what shards look at.
     heard: ArcSwap<HashSet<Arc<str>>>,
     outlets: Mutex<Vec<Outlet>>,
@@ -116,22 +126,18 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
-/// How far a listener is behind. Both sides look at both numbers, sequentially consistent: either
-/// the listener that took the last event sees what was missed, or the task sees that it did.
+/// How far a listener is behind.
 #[derive(Default)]
 struct Arrears {
-    /// Of the events that wait for it.
+    /// Of the events that wait for it, and of those it has not released.
     bytes: AtomicUsize,
-    /// Events missing behind those that wait, which it has not been told: how many, and
-    /// [`UNCOUNTED`] if there are more.
-    missed: AtomicU64,
+    /// Events missing behind those that wait, which it has not been told. Held while an event is
+    /// put behind them, and while the listener sees that nothing waits before them.
+    missed: Mutex<Option<Missed>>,
 }
 
-/// What another pod may claim to be missing at once: with it no sum reaches [`UNCOUNTED`].
+/// What another pod may claim to be missing at once: no sum of it overflows.
 const COUNT_MAX: u64 = 1 << 48;
-
-/// The bit of `Arrears::missed` that says that nobody knows how many.
-const UNCOUNTED: u64 = 1 << 63;
 
 impl Topic {
     fn text(&self) -> Arc<str> {
@@ -169,19 +175,9 @@ impl Topic {
 }
 
 impl Arrears {
-    fn miss(&self, missed: Missed) {
-        match missed {
-            Missed::Counted(count) => self.missed.fetch_add(count.min(COUNT_MAX), Ordering::SeqCst),
-            Missed::Uncounted => self.missed.fetch_or(UNCOUNTED, Ordering::SeqCst),
-        };
-    }
-
-    fn take_missed(&self) -> Option<Missed> {
-        match self.missed.swap(0, Ordering::SeqCst) {
-            0 => None,
-            count if count & UNCOUNTED != 0 => Some(Missed::Uncounted),
-            count => Some(Missed::Counted(count)),
-        }
+    fn missed(&self) -> MutexGuard<'_, Option<Missed>> {
+        // Each change is one assignment; a panic leaves it whole.
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,6 +188,7 @@ impl Sse {
         let shared = Arc::new(Shared {
             waiting_bytes: AtomicUsize::new(0),
             offered: AtomicU64::new(0),
+            has_lost: AtomicBool::new(false),
             heard: ArcSwap::default(),
             outlets: Mutex::default(),
             metrics,
@@ -242,6 +239,10 @@ impl Sse {
     /// Tells the listeners of a configured path, in its place, that events of other pods are
     /// missing.
     pub fn miss(&self, configured: &Arc<str>, missed: Missed) {
+        let missed = match missed {
+            Missed::Counted(count) => Missed::Counted(count.min(COUNT_MAX)),
+            Missed::Uncounted => Missed::Uncounted,
+        };
         self.push(Offered::Hole { configured: configured.clone(), missed });
     }
 
@@ -250,11 +251,13 @@ impl Sse {
         let bytes = offered.bytes();
         // Losses are small, but a flood of them is bounded too.
         if before + bytes > 2 * WAITING_BYTES_MAX {
+            self.shared.has_lost.store(true, Ordering::SeqCst);
             return self.shared.metrics.events_missed.inc();
         }
         self.shared.waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
         let number = self.shared.offered.fetch_add(1, Ordering::Relaxed);
-        if self.waiting.send((number, offered)).is_err() {
+        let is_after_loss = self.shared.take_lost();
+        if self.waiting.send(Waiting { number, is_after_loss, offered }).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
         }
     }
@@ -287,6 +290,11 @@ impl Shared {
         self.outlets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn take_lost(&self) -> bool {
+        // Looked at first: it is written very seldom, and read for each event.
+        self.has_lost.load(Ordering::SeqCst) && self.has_lost.swap(false, Ordering::SeqCst)
+    }
+
     fn publish_heard(&self, outlets: &[Outlet]) {
         let heard = outlets.iter().map(|outlet| outlet.topic.text()).collect();
         self.heard.store(Arc::new(heard));
@@ -311,12 +319,15 @@ impl Listener {
     pub async fn take(&mut self) -> Option<Heard> {
         // What was missed last is told when everything before it was heard, not only when another
         // event comes.
-        if self.events.is_empty()
-            && let Some(missed) = self.arrears.take_missed()
-        {
+        if let Some(missed) = self.take_missed() {
             return Some(Heard::Gap(missed));
         }
         self.events.recv().await
+    }
+
+    fn take_missed(&self) -> Option<Missed> {
+        let mut missed = self.arrears.missed();
+        missed.take_if(|_| self.events.is_empty())
     }
 
     /// An event that was taken waits no more. `bytes`: of its JSON.
@@ -334,10 +345,13 @@ impl Drop for Listener {
     }
 }
 
-async fn hand_on(mut waiting: mpsc::UnboundedReceiver<(u64, Offered)>, shared: Arc<Shared>) {
-    while let Some((number, offered)) = waiting.recv().await {
+async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Waiting>, shared: Arc<Shared>) {
+    while let Some(Waiting { number, is_after_loss, offered }) = waiting.recv().await {
         let bytes = offered.bytes();
         for outlet in shared.lock().iter().filter(|outlet| number >= outlet.from) {
+            if is_after_loss {
+                outlet.miss(Missed::Uncounted);
+            }
             if let Some(missed) = outlet.hand(&offered) {
                 outlet.miss(missed);
                 if let Missed::Counted(count) = missed {
@@ -346,6 +360,12 @@ async fn hand_on(mut waiting: mpsc::UnboundedReceiver<(u64, Offered)>, shared: A
             }
         }
         shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        // Nothing may come any more that could say so.
+        if waiting.is_empty() && shared.take_lost() {
+            for outlet in shared.lock().iter() {
+                outlet.miss(Missed::Uncounted);
+            }
+        }
         // The task shares its thread with handshakes and requests: be brief.
         tokio::task::consume_budget().await;
     }
@@ -374,12 +394,13 @@ impl Outlet {
         if before > 0 && before + bytes > LISTENER_BYTES_MAX {
             return false;
         }
+        let mut missed = self.arrears.missed();
         // Only when there is room for the event behind it: one gap tells all that are missing.
-        if self.arrears.missed.load(Ordering::SeqCst) > 0 {
+        if missed.is_some() {
             if self.events.capacity() < 2 {
                 return false;
             }
-            self.tell_missed();
+            self.tell(&mut missed);
         }
         self.arrears.bytes.fetch_add(bytes, Ordering::SeqCst);
         let is_sent = self.events.try_send(Heard::Event(event.clone())).is_ok();
@@ -389,19 +410,20 @@ impl Outlet {
         is_sent
     }
 
-    fn miss(&self, missed: Missed) {
-        self.arrears.miss(missed);
+    fn miss(&self, more: Missed) {
+        let mut missed = self.arrears.missed();
+        *missed = Some(missed.map_or(more, |before| before.and(more)));
         // The listener may have taken the last event meanwhile, and wait.
-        if self.arrears.bytes.load(Ordering::SeqCst) == 0 {
-            self.tell_missed();
+        if self.events.capacity() == self.events.max_capacity() {
+            self.tell(&mut missed);
         }
     }
 
-    fn tell_missed(&self) {
-        if let Some(missed) = self.arrears.take_missed()
-            && self.events.try_send(Heard::Gap(missed)).is_err()
+    fn tell(&self, missed: &mut Option<Missed>) {
+        if let Some(gap) = *missed
+            && self.events.try_send(Heard::Gap(gap)).is_ok()
         {
-            self.arrears.miss(missed);
+            *missed = None;
         }
     }
 }
@@ -525,5 +547,31 @@ mod tests {
         sse.miss(&"/ws/other".into(), Missed::Counted(u64::MAX));
         let gap = other.next().await;
         assert!(matches!(gap, Some(Heard::Gap(Missed::Counted(COUNT_MAX)))), "{gap:?}");
+        assert_eq!(sse.shared.metrics.events_missed.get(), 3 + COUNT_MAX);
+    }
+
+    #[tokio::test]
+    async fn losses_that_find_no_room_themselves_are_told_to_all() {
+        let (sse, _lifecycle) = sse();
+        let configured: Arc<str> = "/ws/rooms/{room}".into();
+        let mut other = sse.listen(Topic::Configured("/ws/other".into()));
+        let mut own = sse.listen(Topic::Own(configured.clone()));
+        // The task has no turn until this one waits.
+        let megabyte = event("/ws/rooms/a", 1 << 20);
+        for _ in 0..WAITING_BYTES_MAX >> 20 {
+            sse.offer(megabyte.clone());
+        }
+        while sse.shared.metrics.events_missed.get() == 0 {
+            sse.miss(&configured, Missed::Counted(1));
+        }
+        let lost = Event { configured: "/ws/other".into(), ..megabyte };
+        sse.offer(lost);
+        let gap = other.next().await;
+        assert!(matches!(gap, Some(Heard::Gap(Missed::Uncounted))), "{gap:?}");
+        while let Some(Heard::Event(_)) = own.next().await {}
+        // Once, and what comes next is heard again.
+        let late = Event { configured: "/ws/other".into(), ..event("/ws/other", 1) };
+        sse.offer(late);
+        assert!(matches!(other.next().await, Some(Heard::Event(_))));
     }
 }

@@ -4,8 +4,7 @@
 //! Shards offer entries and never wait: an entry goes into one queue, bounded in bytes, and is
 //! dropped and counted when that is full. Who writes takes a batch from the front, and the batch
 //! stays there until it is known what became of it; so the order of a session's entries survives
-//! every failure. (That a full queue stops the reading of sockets instead is `Stream::offer`'s
-//! to say.)
+//! every failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +13,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Fate};
 
 /// What may wait: a busy pod's events while Redis changes its primary.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -107,16 +106,24 @@ impl Queue {
         self.offered.push(at);
     }
 
-    /// The batch was written, but for those that never will be, by their place in it.
-    pub fn settle(&mut self, refused: &[usize]) {
+    /// What became of each entry of the batch: those that are left stay in front.
+    pub fn settle(&mut self, fates: &[Fate]) {
         let metrics = &self.shared.metrics.streamed;
-        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        metrics.refused.inc_by(count(refused.len()));
-        metrics.taken.inc_by(count(self.batch.len().saturating_sub(refused.len())));
-        for at in self.offered.drain(..) {
+        let (batch, offered) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.offered));
+        let mut bytes = 0;
+        for ((entry, at), fate) in batch.into_iter().zip(offered).zip(fates) {
+            match fate {
+                Fate::Taken => metrics.taken.inc(),
+                Fate::Refused => metrics.refused.inc(),
+                Fate::Left => {
+                    self.batch.push(entry);
+                    self.offered.push(at);
+                    continue;
+                }
+            }
             metrics.seconds.observe(at.elapsed().as_secs_f64());
+            bytes += entry.bytes();
         }
-        let bytes: usize = self.batch.drain(..).map(|entry| entry.bytes()).sum();
         self.shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
     }
 
@@ -157,10 +164,15 @@ mod tests {
         queue.repeat();
         stream.offer(entry(1_000, 1));
         assert_eq!(ids(&mut queue).await, first);
-        queue.settle(&[3, 4]);
+        let mut fates = vec![Fate::Taken; BATCH_ENTRIES_MAX];
+        fates[3..6].copy_from_slice(&[Fate::Refused, Fate::Left, Fate::Left]);
+        queue.settle(&fates);
+        // What was left is still in front of what came later.
+        assert_eq!(ids(&mut queue).await, [4, 5]);
+        queue.settle(&[Fate::Refused, Fate::Taken]);
         assert_eq!(ids(&mut queue).await, [BATCH_ENTRIES_MAX, BATCH_ENTRIES_MAX + 1, 1_000]);
         assert!(stream.has_waiting());
-        queue.settle(&[]);
+        queue.settle(&[Fate::Taken; 3]);
         assert!(!stream.has_waiting());
         let metrics = &queue.shared.metrics.streamed;
         assert_eq!((metrics.taken.get(), metrics.refused.get()), (257, 2));
@@ -178,7 +190,7 @@ mod tests {
         assert_eq!(queue.shared.metrics.streamed.dropped.get(), 7);
         // Large ones go one by one.
         assert_eq!(ids(&mut queue).await, [0]);
-        queue.settle(&[]);
+        queue.settle(&[Fate::Taken]);
         stream.offer(entry(100, 1));
         assert_eq!(stream.take_dropped(), 0);
     }

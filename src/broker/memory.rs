@@ -10,7 +10,7 @@ use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication,
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, What};
 
 pub struct Memory<R> {
@@ -65,7 +65,7 @@ impl<R: Receiver> Broker for Memory<R> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn append(&self, _entries: &[Entry]) -> Pending<Vec<usize>> {
+    fn append(&self, _entries: &[Entry]) -> Pending<Vec<Fate>> {
         let failure = Failure::Unavailable("there are no streams without a Redis");
         Box::pin(std::future::ready(Err(failure)))
     }

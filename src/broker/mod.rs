@@ -14,7 +14,7 @@ use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -61,10 +61,10 @@ pub trait Broker: Send + Sync {
     /// of calls. Resolves when it has been told.
     fn tell(&self, configured: &str, place: Place, what: What) -> Pending<()>;
 
-    /// Appends to streams, in this order, and all or none: resolves to what will never be taken,
-    /// by its place among the entries. After [`Failure::Unknown`] all or none were appended.
-    /// Unlike everything else this may be called again then: readers know an event by its id.
-    fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>>;
+    /// Appends to streams, in this order, and those that are taken all at once: resolves to what
+    /// became of each. After [`Failure::Unknown`] all or none were taken. Unlike everything else
+    /// this may be called again then: readers know an event by its id.
+    fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>>;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;

@@ -15,6 +15,16 @@ pub struct Entry {
     pub fields: Vec<(&'static str, String)>,
 }
 
+/// What became of an entry that was to be appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Taken,
+    /// Its stream will never take it.
+    Refused,
+    /// It was not appended, for no reason of its own.
+    Left,
+}
+
 impl Entry {
     /// What it holds while it waits, in bytes.
     pub fn bytes(&self) -> usize {

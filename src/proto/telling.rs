@@ -64,25 +64,47 @@ pub enum Missed {
     Uncounted,
 }
 
+impl Missed {
+    /// Both together.
+    pub fn and(self, more: Missed) -> Missed {
+        match (self, more) {
+            (Missed::Counted(one), Missed::Counted(other)) => {
+                Missed::Counted(one.saturating_add(other))
+            }
+            _ => Missed::Uncounted,
+        }
+    }
+}
+
 /// What is heard of one configured path, from every pod but this one.
 #[derive(Debug, Default)]
 pub struct Hearing {
-    pods: HashMap<PodId, Heard>,
+    pods: HashMap<PodId, Voice>,
 }
 
+/// Whether there is somebody who has been hearing: whom every pod alive had been asked to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// A pod not heard before is news to all who listen, and what it did before no concern of
+    /// theirs.
+    New,
+    /// A pod not heard before did what it did while somebody listened.
+    Settled,
+}
+
+/// One pod that tells.
 #[derive(Debug)]
-struct Heard {
+struct Voice {
     /// Of what comes next.
     next: Place,
     at_ms: u64,
 }
 
 impl Hearing {
-    /// Something was told. `is_asking`: whether pods are being asked to tell just now, so that one
-    /// not heard before is no surprise.
-    pub fn told(&mut self, told: &Told, is_asking: bool, now_ms: u64) -> Option<Missed> {
+    /// Something was told.
+    pub fn told(&mut self, told: &Told, audience: Audience, now_ms: u64) -> Option<Missed> {
         let Told { from, place, what } = told;
-        let known = self.pods.get(from).map(|heard| heard.next);
+        let known = self.pods.get(from).map(|voice| voice.next);
         let missed = match known {
             Some(next) if next.stretch == place.stretch => {
                 match place.number.checked_sub(next.number) {
@@ -90,10 +112,8 @@ impl Hearing {
                     Some(hole) => Some(Missed::Counted(hole)),
                 }
             }
-            None if is_asking => None,
-            // A new pod, from its beginning on.
-            None if *place == Place::FIRST => None,
-            Some(_) | None => Some(Missed::Uncounted),
+            Some(_) => Some(Missed::Uncounted),
+            None => unheard(*place, audience),
         };
         if let What::Last = what {
             self.pods.remove(from);
@@ -104,31 +124,51 @@ impl Hearing {
         if let Some(known) = known.filter(|known| known.stretch == next.stretch) {
             next.number = next.number.max(known.number);
         }
-        self.pods.insert(*from, Heard { next, at_ms: now_ms });
+        self.pods.insert(*from, Voice { next, at_ms: now_ms });
         missed
     }
 
     /// A pod that was asked to tell does so from that place on. What it told before it was asked
     /// may still come.
-    pub fn answered(&mut self, pod: PodId, place: Place, now_ms: u64) -> Option<Missed> {
-        let known = self.pods.get(&pod).map(|heard| heard.next);
+    pub fn answered(
+        &mut self,
+        pod: PodId,
+        place: Place,
+        audience: Audience,
+        now_ms: u64,
+    ) -> Option<Missed> {
+        let known = self.pods.get(&pod).map(|voice| voice.next);
         if known.is_some_and(|next| next.stretch == place.stretch) {
             return None;
         }
-        self.pods.insert(pod, Heard { next: place, at_ms: now_ms });
-        known.map(|_| Missed::Uncounted)
+        self.pods.insert(pod, Voice { next: place, at_ms: now_ms });
+        match known {
+            Some(_) => Some(Missed::Uncounted),
+            None => unheard(place, audience),
+        }
     }
 
     /// Forgets pods that have been silent for too long; whether there were any.
     pub fn forget_silent(&mut self, now_ms: u64) -> bool {
         let before = self.pods.len();
-        self.pods.retain(|_, heard| now_ms.saturating_sub(heard.at_ms) <= SILENCE_MS_MAX);
+        self.pods.retain(|_, voice| now_ms.saturating_sub(voice.at_ms) <= SILENCE_MS_MAX);
         self.pods.len() < before
+    }
+}
+
+/// What is missing before that place of a pod that was not heard before.
+fn unheard(place: Place, audience: Audience) -> Option<Missed> {
+    match audience {
+        Audience::New => None,
+        // A new pod, from its beginning on.
+        Audience::Settled if place == Place::FIRST => None,
+        Audience::Settled => Some(Missed::Uncounted),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Audience::{New, Settled};
     use super::*;
 
     const A: PodId = PodId([1; 8]);
@@ -148,7 +188,7 @@ mod tests {
         let mut hearing = Hearing::default();
         for (stretch, number, what, expected) in told {
             let told = self::told(*stretch, *number, what.clone());
-            assert_eq!(hearing.told(&told, false, 0), *expected, "{stretch} {number} {what:?}");
+            assert_eq!(hearing.told(&told, Settled, 0), *expected, "{stretch} {number} {what:?}");
         }
     }
 
@@ -177,31 +217,48 @@ mod tests {
     fn whoever_was_asked_tells_from_there_on() {
         let mut hearing = Hearing::default();
         let place = |stretch, number| Place { stretch, number };
-        assert_eq!(hearing.told(&told(4, 7, event()), true, 0), None);
-        assert_eq!(hearing.answered(A, place(4, 8), 0), None);
-        assert_eq!(hearing.told(&told(4, 8, event()), false, 0), None);
+        assert_eq!(hearing.told(&told(4, 7, event()), New, 0), None);
+        assert_eq!(hearing.answered(A, place(4, 8), New, 0), None);
+        assert_eq!(hearing.told(&told(4, 8, event()), Settled, 0), None);
         // The answer overtook what had been told before it.
         let mut hearing = Hearing::default();
-        assert_eq!(hearing.answered(A, place(4, 8), 0), None);
-        assert_eq!(hearing.told(&told(4, 7, event()), false, 0), None);
-        assert_eq!(hearing.told(&told(4, 8, event()), false, 0), None);
+        assert_eq!(hearing.answered(A, place(4, 8), New, 0), None);
+        assert_eq!(hearing.told(&told(4, 7, event()), Settled, 0), None);
+        assert_eq!(hearing.told(&told(4, 8, event()), Settled, 0), None);
         // Nobody was told of the end of the stretch before.
-        assert_eq!(hearing.answered(A, place(5, 0), 0), Some(Missed::Uncounted));
-        assert_eq!(hearing.told(&told(5, 1, event()), false, 0), Some(Missed::Counted(1)));
+        assert_eq!(hearing.answered(A, place(5, 0), New, 0), Some(Missed::Uncounted));
+        assert_eq!(hearing.told(&told(5, 1, event()), Settled, 0), Some(Missed::Counted(1)));
+    }
+
+    #[test]
+    fn what_a_pod_did_before_it_was_found_is_missing_to_those_who_listened() {
+        let place = |stretch, number| Place { stretch, number };
+        let answered = |place, audience| Hearing::default().answered(A, place, audience, 0);
+        assert_eq!(answered(place(1, 0), Settled), Some(Missed::Uncounted));
+        assert_eq!(answered(place(0, 2), Settled), Some(Missed::Uncounted));
+        assert_eq!(answered(Place::FIRST, Settled), None);
+        assert_eq!(answered(place(1, 7), New), None);
+        // It was silent for too long, and then asked for somebody else.
+        let mut hearing = Hearing::default();
+        hearing.told(&told(0, 0, event()), New, 0);
+        assert!(hearing.forget_silent(SILENCE_MS_MAX + 1));
+        let missed = hearing.answered(A, place(0, 3), Settled, SILENCE_MS_MAX + 2);
+        assert_eq!(missed, Some(Missed::Uncounted));
+        assert_eq!(hearing.told(&told(0, 3, event()), Settled, SILENCE_MS_MAX + 3), None);
     }
 
     #[test]
     fn a_pod_that_is_silent_for_long_is_missed_once() {
         let mut hearing = Hearing::default();
-        hearing.told(&told(0, 0, event()), false, 0);
+        hearing.told(&told(0, 0, event()), Settled, 0);
         assert!(!hearing.forget_silent(SILENCE_MS_MAX));
-        hearing.told(&told(0, 1, What::Beat), false, SILENCE_MS_MAX);
+        hearing.told(&told(0, 1, What::Beat), Settled, SILENCE_MS_MAX);
         assert!(!hearing.forget_silent(2 * SILENCE_MS_MAX));
         assert!(hearing.forget_silent(2 * SILENCE_MS_MAX + 1));
         assert!(!hearing.forget_silent(3 * SILENCE_MS_MAX));
         // Whoever leaves in good order is not missed.
-        hearing.told(&told(0, 2, What::Beat), true, 0);
-        hearing.told(&told(0, 2, What::Last), false, 0);
+        hearing.told(&told(0, 2, What::Beat), New, 0);
+        hearing.told(&told(0, 2, What::Last), Settled, 0);
         assert!(!hearing.forget_silent(u64::MAX));
     }
 }

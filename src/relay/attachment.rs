@@ -4,7 +4,6 @@
 //! 101: a publish that is begun after the client saw its connection open finds all three.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::hub::command::Greeting;
 use crate::hub::presence::TooManyPaths;
@@ -12,10 +11,7 @@ use crate::hub::socket::Socket;
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, OnGap};
 use crate::proto::session_id::SessionId;
-use crate::relay::Relay;
-
-/// How long a subscription may take to be confirmed.
-const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::relay::{Relay, SUBSCRIBE_TIMEOUT};
 
 /// Why a client cannot be attached now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -14,18 +14,19 @@ use tokio::sync::Notify;
 use crate::backend::sse::{Event, Origin, Sse};
 use crate::proto::millis::millis;
 use crate::proto::session_id::PodId;
-use crate::proto::telling::{Hearing, Missed, Place, Told, What};
+use crate::proto::telling::{Audience, Hearing, Missed, Place, Told, What};
 
 pub struct Hearsay {
     sse: Arc<Sse>,
     begun: Instant,
-    heard: Mutex<HashMap<Arc<str>, Heard>>,
+    subjects: Mutex<HashMap<Arc<str>, Subject>>,
     /// Something was torn.
     torn: Notify,
 }
 
+/// A configured path that somebody here listens to.
 #[derive(Default)]
-struct Heard {
+struct Subject {
     listeners: usize,
     /// For how many of them pods are being asked to tell.
     asking: usize,
@@ -34,33 +35,43 @@ struct Heard {
     hearing: Hearing,
 }
 
+impl Subject {
+    fn audience(&self) -> Audience {
+        // After a tear everybody is told of a gap when all have been asked.
+        match self.asking == self.listeners || self.tears > 0 {
+            true => Audience::New,
+            false => Audience::Settled,
+        }
+    }
+}
+
 impl Hearsay {
     pub fn new(sse: Arc<Sse>) -> Hearsay {
-        let (heard, torn) = (Mutex::default(), Notify::new());
-        Hearsay { sse, begun: Instant::now(), heard, torn }
+        let (subjects, torn) = (Mutex::default(), Notify::new());
+        Hearsay { sse, begun: Instant::now(), subjects, torn }
     }
 
     /// A listener comes, and pods are about to be asked for it.
     pub fn enter(&self, configured: &Arc<str>) {
-        let mut heard = self.lock();
-        let heard = heard.entry(configured.clone()).or_default();
-        heard.listeners += 1;
-        heard.asking += 1;
+        let mut subject = self.lock();
+        let subject = subject.entry(configured.clone()).or_default();
+        subject.listeners += 1;
+        subject.asking += 1;
     }
 
     /// They have been asked.
     pub fn settle(&self, configured: &str) {
-        if let Some(heard) = self.lock().get_mut(configured) {
-            heard.asking -= 1;
+        if let Some(subject) = self.lock().get_mut(configured) {
+            subject.asking -= 1;
         }
     }
 
     /// A listener leaves: one call for each of `enter`, after `settle`.
     pub fn leave(&self, configured: &str) {
         let mut all = self.lock();
-        if let Some(heard) = all.get_mut(configured) {
-            heard.listeners -= 1;
-            if heard.listeners == 0 {
+        if let Some(subject) = all.get_mut(configured) {
+            subject.listeners -= 1;
+            if subject.listeners == 0 {
                 all.remove(configured);
             }
         }
@@ -71,9 +82,9 @@ impl Hearsay {
         let mut all = self.lock();
         let Some((configured, _)) = all.get_key_value(configured) else { return };
         let configured = configured.clone();
-        let Some(heard) = all.get_mut(&configured) else { return };
-        let is_asking = heard.asking > 0 || heard.tears > 0;
-        if let Some(missed) = heard.hearing.told(&told, is_asking, self.now_ms()) {
+        let Some(subject) = all.get_mut(&configured) else { return };
+        let audience = subject.audience();
+        if let Some(missed) = subject.hearing.told(&told, audience, self.now_ms()) {
             self.sse.miss(&configured, missed);
         }
         if let What::Event { id, kind, path, json } = told.what {
@@ -84,17 +95,18 @@ impl Hearsay {
     /// A pod that was asked says that it tells from there on.
     pub fn answered(&self, configured: &Arc<str>, pod: PodId, place: Place) {
         let mut all = self.lock();
-        let Some(heard) = all.get_mut(configured) else { return };
-        if let Some(missed) = heard.hearing.answered(pod, place, self.now_ms()) {
+        let Some(subject) = all.get_mut(configured) else { return };
+        let audience = subject.audience();
+        if let Some(missed) = subject.hearing.answered(pod, place, audience, self.now_ms()) {
             self.sse.miss(configured, missed);
         }
     }
 
     /// The broker was away: what is heard again begins anew.
     pub fn tear(&self) {
-        for heard in self.lock().values_mut() {
-            heard.tears += 1;
-            heard.hearing = Hearing::default();
+        for subject in self.lock().values_mut() {
+            subject.tears += 1;
+            subject.hearing = Hearing::default();
         }
         self.torn.notify_one();
     }
@@ -107,16 +119,16 @@ impl Hearsay {
     /// What is torn, and how often.
     pub fn tears(&self) -> Vec<(Arc<str>, u64)> {
         let all = self.lock();
-        let torn = all.iter().filter(|(_, heard)| heard.tears > 0);
-        torn.map(|(configured, heard)| (configured.clone(), heard.tears)).collect()
+        let torn = all.iter().filter(|(_, subject)| subject.tears > 0);
+        torn.map(|(configured, subject)| (configured.clone(), subject.tears)).collect()
     }
 
     /// All pods have been asked again after so many tears: now the listeners are told.
     pub fn mend(&self, configured: &Arc<str>, tears: u64) {
         let mut all = self.lock();
-        let torn = all.get_mut(configured).filter(|heard| heard.tears == tears);
-        if let Some(heard) = torn {
-            heard.tears = 0;
+        let torn = all.get_mut(configured).filter(|subject| subject.tears == tears);
+        if let Some(subject) = torn {
+            subject.tears = 0;
             self.sse.miss(configured, Missed::Uncounted);
         }
     }
@@ -124,8 +136,8 @@ impl Hearsay {
     /// Listeners are told of pods that have become silent.
     pub fn miss_silent(&self) {
         let now_ms = self.now_ms();
-        for (configured, heard) in self.lock().iter_mut() {
-            if heard.hearing.forget_silent(now_ms) {
+        for (configured, subject) in self.lock().iter_mut() {
+            if subject.hearing.forget_silent(now_ms) {
                 self.sse.miss(configured, Missed::Uncounted);
             }
         }
@@ -135,8 +147,59 @@ impl Hearsay {
         millis(self.begun.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Heard>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Subject>> {
         // Each change is whole before the next line can panic.
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.subjects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::sse::{Heard, Topic};
+    use crate::lifecycle::Lifecycle;
+    use crate::metrics::Metrics;
+    use crate::proto::event::Kind;
+    use crate::proto::path::Path;
+
+    const POD: PodId = PodId([1; 8]);
+
+    fn event(stretch: u64, number: u64) -> Told {
+        let path = Path::parse("/ws").expect("a path");
+        let (id, json) = (format!("x-{number}"), bytes::Bytes::new());
+        let what = What::Event { id, kind: Kind::Message, path, json };
+        Told { from: POD, place: Place { stretch, number }, what }
+    }
+
+    #[tokio::test]
+    async fn whoever_listened_before_is_told_what_the_next_listeners_asking_finds() {
+        let lifecycle = Lifecycle::default();
+        let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
+        let sse = Arc::new(Sse::start(&lifecycle, metrics));
+        let (hearsay, ws) = (Hearsay::new(sse.clone()), Arc::<str>::from("/ws"));
+        hearsay.enter(&ws);
+        let mut first = sse.listen(Topic::Configured(ws.clone()));
+        hearsay.settle(&ws);
+        // A pod that nobody had asked has told nobody of what happened there.
+        hearsay.enter(&ws);
+        hearsay.answered(&ws, POD, Place { stretch: 1, number: 0 });
+        hearsay.told(&ws, event(1, 0));
+        hearsay.settle(&ws);
+        assert!(matches!(first.next().await, Some(Heard::Gap(Missed::Uncounted))));
+        assert!(matches!(first.next().await, Some(Heard::Event(_))));
+        // One that was asked for the first listener is known to the second.
+        hearsay.enter(&ws);
+        hearsay.answered(&ws, POD, Place { stretch: 1, number: 1 });
+        hearsay.settle(&ws);
+        hearsay.told(&ws, event(1, 1));
+        assert!(matches!(first.next().await, Some(Heard::Event(_))));
+        // All who are asking at once have heard nothing before.
+        let other = Arc::<str>::from("/other");
+        hearsay.enter(&other);
+        hearsay.enter(&other);
+        let mut second = sse.listen(Topic::Configured(other.clone()));
+        hearsay.answered(&other, POD, Place { stretch: 2, number: 5 });
+        hearsay.told(&other, event(2, 5));
+        assert!(matches!(second.next().await, Some(Heard::Event(_))));
     }
 }

@@ -15,10 +15,7 @@ use crate::backend::sse::{Heard, Listener, Topic};
 use crate::broker::{Failure, Letter, Outage};
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::telling::{BEAT_MS, Missed};
-use crate::relay::{Refusal, Relay};
-
-/// How long a subscription may take to be confirmed.
-const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::relay::{Refusal, Relay, SUBSCRIBE_TIMEOUT};
 
 /// How long after a failed attempt pods are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -28,11 +25,11 @@ pub struct Listening {
     listener: Listener,
     /// Whether a pod that may live did not say that it tells.
     is_incomplete: bool,
-    _place: Place,
+    _seat: Seat,
 }
 
 /// What a listener has taken, given back when it goes.
-struct Place {
+struct Seat {
     relay: Arc<Relay>,
     configured: Arc<str>,
     is_settled: bool,
@@ -57,13 +54,13 @@ impl Listening {
     ) -> Result<Listening, Failure> {
         relay.hearsay.enter(&configured);
         let tapped = relay.broker.tap(&configured);
-        let mut place = Place { relay: relay.clone(), configured, is_settled: false };
+        let mut seat = Seat { relay: relay.clone(), configured, is_settled: false };
         let listener = relay.events.listen(topic);
         let tapped = tokio::time::timeout(SUBSCRIBE_TIMEOUT, tapped).await;
         tapped.unwrap_or(Err(Failure::Unknown))?;
-        let answers = relay.ask_to_tell(&place.configured).await?;
-        place.settle();
-        Ok(Listening { listener, is_incomplete: answers == Answers::Incomplete, _place: place })
+        let answers = relay.ask_to_tell(&seat.configured).await?;
+        seat.settle();
+        Ok(Listening { listener, is_incomplete: answers == Answers::Incomplete, _seat: seat })
     }
 
     /// The next one; `None` when this pod leaves. Cancel-safe.
@@ -75,7 +72,7 @@ impl Listening {
     }
 }
 
-impl Place {
+impl Seat {
     fn settle(&mut self) {
         if !std::mem::replace(&mut self.is_settled, true) {
             self.relay.hearsay.settle(&self.configured);
@@ -83,7 +80,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.settle();
         self.relay.hearsay.leave(&self.configured);

@@ -8,6 +8,7 @@ pub mod attachment;
 pub mod ears;
 pub mod hearsay;
 pub mod listening;
+pub mod listing;
 pub mod local;
 pub mod streams;
 pub mod taps;
@@ -16,15 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt;
-use futures_util::future::join_all;
-use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::Sse;
-use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication};
+use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
@@ -35,7 +33,7 @@ use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::paths::Paths;
-use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::session_id::SessionId;
 use crate::proto::spelling::bounded;
 use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
@@ -48,13 +46,8 @@ const CROWDED_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks meanwhile: a mailbox drains a megabyte in less.
 const CROWDED_POLL: Duration = Duration::from_millis(5);
 
-/// How long a listing waits for one pod before it asks the next one as well: a pod that lives answers
-/// sooner.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// Pods that a listing asks ahead, so that a few dead ones cost one timeout together, and what they
-/// all answer stays bounded.
-const AHEAD_MAX: usize = 16;
+/// How long a subscription may take to be confirmed.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Of how many paths on either side, in the order of paths, the nearest one is picked: telling it
 /// is a courtesy, and publishing to empty paths is ordinary.
@@ -95,26 +88,12 @@ pub enum Refusal {
     OutboxFull,
     #[error("this pod has more to deliver than it can hold")]
     Overloaded,
+    #[error("the path is not configured any more")]
+    NoSuchPath,
     #[error("there is nothing to send")]
     Nothing,
     #[error("the frame would be larger than {0} bytes")]
     TooBig(usize),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    pub sessions: Vec<SessionInfo>,
-    /// Where the next page goes on; `None` after the last.
-    pub cursor: Option<SessionId>,
-    /// Pods that did not answer, in the order of their ids.
-    pub missing: Vec<Peer>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Census {
-    pub paths: Vec<PathCount>,
-    /// Pods that did not answer, in the order of their ids.
-    pub missing: Vec<Peer>,
 }
 
 /// The parts that the relay brings together; made by the app.
@@ -200,7 +179,7 @@ impl Relay {
         self.may_send()?;
         let paths = self.paths.load();
         let Some((_, configured)) = paths.resolve(path.as_str()) else {
-            return Err(Refusal::Unavailable("the path was removed meanwhile"));
+            return Err(Refusal::NoSuchPath);
         };
         let (_, payload) = content.frame(configured.wholemsg).ok_or(Refusal::Nothing)?;
         if payload.len() > self.config.frame_bytes_max {
@@ -278,100 +257,6 @@ impl Relay {
             Answer::Closed => Ok(()),
             answer => Err(answer.into()),
         }
-    }
-
-    /// Sessions in the order of their ids, so that one that is open during a whole walk appears in
-    /// it exactly once. `path`: a concrete path or a configured path's text. `limit` ≥ 1.
-    pub async fn list(
-        &self,
-        path: Option<String>,
-        after: Option<SessionId>,
-        limit: usize,
-        grant: Grant,
-    ) -> Result<Page, Refusal> {
-        let mut page = Page { sessions: Vec::new(), cursor: None, missing: Vec::new() };
-        let mut peers = self.broker.pods().await?;
-        peers.retain(|peer| after.is_none_or(|after| peer.pod >= after.pod));
-        peers.sort_unstable_by_key(|peer| peer.pod);
-        let mut peers = peers.into_iter();
-        let ask = |peer: Peer, limit| {
-            let from = after.filter(|after| after.pod == peer.pod);
-            let sessions = self.list_one(peer.pod, path.clone(), from, limit, grant.clone());
-            async move { (peer, sessions.await) }
-        };
-        let mut asked = FuturesOrdered::new();
-        loop {
-            let left = limit - page.sessions.len();
-            if left == 0 {
-                page.cursor = page.sessions.last().map(|info| info.id);
-                return Ok(page);
-            }
-            if asked.is_empty() {
-                let Some(peer) = peers.next() else { return Ok(page) };
-                asked.push_back(ask(peer, left));
-            }
-            let may_ask = peers.len() > 0 && asked.len() < AHEAD_MAX;
-            tokio::select! {
-                Some((peer, sessions)) = asked.next() => match sessions {
-                    Ok(sessions) => page.sessions.extend(sessions.into_iter().take(left)),
-                    Err(_) => page.missing.push(peer),
-                },
-                () = tokio::time::sleep(PATIENCE), if may_ask => {
-                    if let Some(peer) = peers.next() {
-                        asked.push_back(ask(peer, left));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The first sessions of one pod behind `after`, at most `limit`.
-    async fn list_one(
-        &self,
-        pod: PodId,
-        filter: Option<String>,
-        mut after: Option<SessionId>,
-        limit: usize,
-        grant: Grant,
-    ) -> Result<Vec<SessionInfo>, Refusal> {
-        let mut found = Vec::new();
-        loop {
-            let limit = limit - found.len();
-            let ask = Ask::List { filter: filter.clone(), after, limit, grant: grant.clone() };
-            match self.ask(Letter::new(pod, ask)).await? {
-                Answer::Sessions { sessions, after: next } => {
-                    found.extend(sessions);
-                    after = next;
-                }
-                answer => return Err(answer.into()),
-            }
-            if after.is_none() || found.len() >= limit {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// Live concrete paths of all pods, ordered by path.
-    pub async fn census(&self) -> Result<Census, Refusal> {
-        let asked = self.broker.pods().await?.into_iter().map(|peer| {
-            let answer = self.ask(Letter::new(peer.pod, Ask::Census));
-            async move { (peer, answer.await) }
-        });
-        let mut census = Census { paths: Vec::new(), missing: Vec::new() };
-        for (peer, answer) in join_all(asked).await {
-            match answer {
-                Ok(Answer::Census(counts)) => census.paths.extend(counts),
-                Ok(_) | Err(_) => census.missing.push(peer),
-            }
-        }
-        census.paths.sort_by(|one, two| one.path.cmp(&two.path));
-        census.paths.dedup_by(|again, first| {
-            let is_same = again.path == first.path;
-            first.sessions += if is_same { again.sessions } else { 0 };
-            is_same
-        });
-        census.missing.sort_unstable_by_key(|peer| peer.pod);
-        Ok(census)
     }
 
     /// Takes note of sessions that have left their paths, until the pod closes.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::stream::{Queue, Stream};
 use crate::broker::Failure;
+use crate::proto::stream::Fate;
 use crate::relay::Relay;
 
 /// How long after a failed append it is tried again. Redis back is found out that soon.
@@ -36,24 +37,25 @@ impl Relay {
 
     async fn append_all(&self, queue: &mut Queue) {
         while let Some(batch) = queue.batch().await {
-            match self.broker.append(batch).await {
-                Ok(refused) => {
-                    if !refused.is_empty() {
-                        let of = batch[refused[0]].configured.clone();
-                        let count = refused.len();
-                        tracing::error!(
-                            "Redis will not take {count} events of {of}: its key is no stream"
-                        );
-                    }
-                    queue.settle(&refused);
-                }
+            let fates = match self.broker.append(batch).await {
+                Ok(fates) => fates,
                 Err(failure) => {
                     if failure == Failure::Unknown {
                         queue.repeat();
                     }
                     tokio::time::sleep(APPEND_AGAIN).await;
+                    continue;
                 }
+            };
+            let refused = batch.iter().zip(&fates).filter(|&(_, &fate)| fate == Fate::Refused);
+            if let Some((first, _)) = refused.clone().next() {
+                let (count, of) = (refused.count(), &first.configured);
+                tracing::error!(
+                    "Redis will not take {count} events, the first one of {of}: its key is no \
+                     stream, or this pod's user has no right to it"
+                );
             }
+            queue.settle(&fates);
         }
     }
 }

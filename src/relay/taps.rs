@@ -133,17 +133,14 @@ impl Relay {
                 tap = begun.recv() => tap,
                 () = lifecycle.closing().cancelled() => return,
             };
-            let Some(tap) = tap else { return };
+            let Some(mut tap) = tap else { return };
             let (relay, closing) = (self.clone(), lifecycle.closing().clone());
             lifecycle.spawn(async move {
-                let place = tap.number.clone();
-                let (configured, stretch) = (tap.configured.clone(), tap.stretch);
                 tokio::select! {
                     () = tap.tell(&*relay.broker, &relay.taps) => {}
                     () = closing.cancelled() => {
                         // What was waiting has been told: leaving waits for that.
-                        let place = Place { stretch, number: place.load(Ordering::Relaxed) };
-                        drop(relay.broker.tell(&configured, place, What::Last));
+                        drop(relay.broker.tell(&tap.configured, tap.place(0), What::Last));
                     }
                 }
             });
@@ -153,7 +150,7 @@ impl Relay {
 
 impl Tap {
     /// Until it lapses.
-    async fn tell(mut self, broker: &dyn Broker, taps: &Taps) {
+    async fn tell(&mut self, broker: &dyn Broker, taps: &Taps) {
         let mut beat = tokio::time::interval(Duration::from_millis(BEAT_MS));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answers = FuturesUnordered::new();
@@ -185,8 +182,12 @@ impl Tap {
                     Some(Heard::Gap(Missed::Counted(count))) => {
                         self.place(count);
                     }
-                    // Own events are counted; and a listener hears as long as the pod is open.
-                    Some(Heard::Gap(Missed::Uncounted)) | None => {}
+                    Some(Heard::Gap(Missed::Uncounted)) => {
+                        self.begin_anew(taps);
+                        drop(broker.tell(&self.configured, self.place(0), What::Beat));
+                    }
+                    // A listener hears as long as the pod is open.
+                    None => {}
                 },
                 _ = beat.tick() => {
                     if taps.has_lapsed(&self.configured, Instant::now()) {
@@ -195,6 +196,16 @@ impl Tap {
                     drop(broker.tell(&self.configured, self.place(0), What::Beat));
                 }
             }
+        }
+    }
+
+    /// Nobody knows how many own events were lost: what comes now is of another stretch.
+    fn begin_anew(&mut self, taps: &Taps) {
+        let mut open = taps.lock();
+        self.stretch = taps.stretch.fetch_add(1, Ordering::Relaxed);
+        self.number.store(0, Ordering::Relaxed);
+        if let Some(open) = open.get_mut(&self.configured) {
+            open.stretch = self.stretch;
         }
     }
 
@@ -234,6 +245,19 @@ mod tests {
         // What happened since is not known.
         taps.look(&[(ws.clone(), Duration::from_secs(7))], at(20));
         assert_eq!(begun.recv().await.expect("a tap").stretch, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_after_an_unknown_loss_is_of_another_stretch() {
+        let (taps, mut begun, _sse) = taps();
+        let (ws, now): (Arc<str>, _) = ("/ws".into(), Instant::now());
+        taps.ask(&ws, now);
+        let mut tap = begun.recv().await.expect("a tap");
+        tap.place(3);
+        tap.begin_anew(&taps);
+        assert_eq!(taps.ask(&ws, now), Place { stretch: 2, number: 0 });
+        assert_eq!(tap.place(1), Place { stretch: 2, number: 0 });
+        assert_eq!(taps.ask(&ws, now), Place { stretch: 2, number: 1 });
     }
 
     #[tokio::test]

@@ -37,6 +37,9 @@ const BATCH_COMMANDS_MAX: usize = 1_000;
 /// What a command costs beside its arguments, roughly, so that empty ones are bounded too.
 const COMMAND_BYTES: usize = 128;
 
+/// Redis refused it for the command's own sake: asking again would be in vain.
+pub const NOT_TAKEN: Failure = Failure::Unavailable("Redis does not take it");
+
 type Reply = oneshot::Sender<Result<Value, Failure>>;
 type Answer = oneshot::Receiver<Result<Value, Failure>>;
 
@@ -254,12 +257,16 @@ impl Commands {
             let answer = match value {
                 Value::ServerError(error) => {
                     let error = RedisError::from(error);
+                    let failure = match is_in_vain(&error) {
+                        true => NOT_TAKEN,
+                        false => Failure::Unavailable("Redis refused it"),
+                    };
                     if is_of_no_master(&error) {
                         fatal = Some(error);
                     } else if self.complaints.are_due() {
                         tracing::error!("Redis refused a command: {error}");
                     }
-                    Err(Failure::Unavailable("Redis refused it"))
+                    Err(failure)
                 }
                 value => Ok(value),
             };
@@ -285,6 +292,11 @@ async fn single(
 pub fn is_of_no_master(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading))
+}
+
+/// Whether a right is missing, or the key holds something else.
+fn is_in_vain(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || error.code() == Some("WRONGTYPE")
 }
 
 fn arguments_bytes(command: &Cmd) -> usize {

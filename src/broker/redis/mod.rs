@@ -6,6 +6,7 @@
 //! names the `redis` crate.
 
 pub mod absent;
+pub mod appending;
 pub mod asker;
 pub mod clock;
 pub mod commands;
@@ -22,9 +23,11 @@ pub mod tls;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
+use crate::broker::redis::appending::{fates, transaction};
 use crate::broker::redis::asker::Asker;
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
@@ -42,7 +45,7 @@ use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::path::Path;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -140,16 +143,6 @@ impl Redis {
         let answers = self.inbox.commands.send_until(commands, until);
         Box::pin(async move { Ok(answers.await) })
     }
-
-    fn addition(&self, entry: &Entry) -> Cmd {
-        let mut addition = redis::cmd("XADD");
-        addition.arg(self.inbox.names.stream(&entry.configured, entry.partition));
-        addition.arg("MAXLEN").arg("~").arg(self.stream_backlog_max).arg("*");
-        for (name, text) in &entry.fields {
-            addition.arg(*name).arg(text);
-        }
-        addition
-    }
 }
 
 impl Broker for Redis {
@@ -174,6 +167,7 @@ impl Broker for Redis {
 
     fn pods(&self) -> Pending<Vec<Peer>> {
         let inbox = self.inbox.clone();
+        let own = Peer { pod: inbox.pod, sessions: Some(self.interest.counts().0) };
         Box::pin(async move {
             if !inbox.lease.is_renewed(BootTime::now()) {
                 return Err(Failure::Unavailable(
@@ -182,21 +176,20 @@ impl Broker for Redis {
             }
             let known = inbox.commands.send_vital(Cmd::smembers(inbox.names.pods())).await?;
             let known: Vec<String> = redis::from_redis_value(known).unwrap_or_default();
-            let known: Vec<PodId> = known.iter().filter_map(|text| PodId::parse(text)).collect();
+            let known = known.iter().filter_map(|text| PodId::parse(text));
+            let others: Vec<PodId> = known.filter(|&pod| pod != inbox.pod).collect();
             // Asked together, answered in order.
-            let leases: Vec<_> = known
-                .iter()
-                .map(|&pod| inbox.commands.send_vital(Cmd::get(inbox.names.lease(pod))))
-                .collect();
-            let mut living = Vec::new();
-            for (&pod, leased) in known.iter().zip(leases) {
+            let look = |pod| inbox.commands.send_vital(Cmd::get(inbox.names.lease(pod)));
+            let leases: Vec<_> = others.iter().map(|&pod| look(pod)).collect();
+            let (mut living, mut absent) = (vec![own], Vec::new());
+            for (&pod, leased) in others.iter().zip(leases) {
                 match leased.await? {
-                    Value::Nil => {
-                        let forget = Cmd::srem(inbox.names.pods(), pod.text());
-                        drop(inbox.commands.send_vital(forget));
-                    }
+                    Value::Nil => absent.push(forget(&inbox, pod)),
                     lease => living.push(Peer { pod, sessions: sessions_of(&lease) }),
                 }
+            }
+            for forgotten in join_all(absent).await {
+                living.extend(forgotten?);
             }
             Ok(living)
         })
@@ -224,12 +217,10 @@ impl Broker for Redis {
         Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
     }
 
-    fn append(&self, entries: &[Entry]) -> Pending<Vec<usize>> {
-        let mut commands = vec![redis::cmd("MULTI")];
-        commands.extend(entries.iter().map(|entry| self.addition(entry)));
-        commands.push(redis::cmd("EXEC"));
-        let sent = self.send_events(commands);
-        Box::pin(async move { appended(sent.await?) })
+    fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>> {
+        let sent =
+            self.send_events(transaction(entries, &self.inbox.names, self.stream_backlog_max));
+        Box::pin(async move { fates(sent.await?) })
     }
 
     fn outage(&self) -> Outage {
@@ -237,32 +228,26 @@ impl Broker for Redis {
     }
 }
 
+/// Takes a pod without a lease out of the set of pods, unless it comes back meanwhile.
+async fn forget(inbox: &Inbox, pod: PodId) -> Result<Option<Peer>, Failure> {
+    let forgotten = inbox.commands.send_vital(Cmd::srem(inbox.names.pods(), pod.text()));
+    // A pod writes its lease before its place in the set. So either that place came after this
+    // removal, or the lease is seen by this look.
+    let lease = inbox.commands.send_vital(Cmd::get(inbox.names.lease(pod)));
+    forgotten.await?;
+    match lease.await? {
+        Value::Nil => Ok(None),
+        lease => {
+            inbox.commands.send_vital(Cmd::sadd(inbox.names.pods(), pod.text())).await?;
+            Ok(Some(Peer { pod, sessions: sessions_of(&lease) }))
+        }
+    }
+}
+
 /// What a lease tells of its pod (`Link::renewal` writes it).
 fn sessions_of(lease: &Value) -> Option<u64> {
     let Value::BulkString(text) = lease else { return None };
     serde_json::from_slice::<serde_json::Value>(text).ok()?.get("sessions")?.as_u64()
-}
-
-/// What a transaction that appends came to, of the answers to all of its commands.
-fn appended(mut answers: Vec<Result<Value, Failure>>) -> Result<Vec<usize>, Failure> {
-    let refused = |is_refused: &dyn Fn(usize) -> bool, count| {
-        (0..count).filter(|&at| is_refused(at)).collect()
-    };
-    let failure = match answers.pop() {
-        Some(Ok(Value::Array(added))) => {
-            let is_refused = |at: usize| matches!(added[at], Value::ServerError(_));
-            return Ok(refused(&is_refused, added.len()));
-        }
-        Some(Err(failure)) => failure,
-        _ => Failure::Unknown,
-    };
-    // Without the right to MULTI each was on its own, and repeating them would be for ever.
-    let is_added = |answer: &Result<Value, Failure>| matches!(answer, Ok(Value::BulkString(_)));
-    let answers = &answers[1..];
-    match answers.iter().any(is_added) {
-        true => Ok(refused(&|at| !is_added(&answers[at]), answers.len())),
-        false => Err(failure),
-    }
 }
 
 /// What `PUBLISH` answers.
