@@ -31,7 +31,7 @@ fn read(session: &mut Session, bytes: &[u8]) -> Vec<Seen> {
     let mut rest = &mut input[..];
     let mut seen = Vec::new();
     loop {
-        let (consumed, action) = session.feed(rest, MESSAGE_BYTES_MAX);
+        let (consumed, action) = session.feed(rest, MESSAGE_BYTES_MAX, None);
         seen.push(match action {
             Action::Idle => return seen,
             Action::Message { kind: Kind::Text, data } => Seen::Text(data.to_vec()),

@@ -255,7 +255,6 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     bad_section("[limits]\nhandshake_timeout = \"1s\"", &["f.toml:2:1: ", "to [clients]"]);
     bad_section("[drain]\nurl = \"\"", &["f.toml:2:1: ", "`url` belongs to [broker]"]);
     bad_path("shards = 1", &["f.toml:3:1: ", "in [[path]]", "`shards` belongs to [hub]"]);
-    bad_path("compress = true", &["f.toml:3:1: ", "`compress` comes with a later version"]);
     bad_path("color = 1", &["f.toml:3:1: ", "known here: path, wholemsg"]);
     bad_path("auth = 1", &["f.toml:3:1: ", "`auth` comes with a later version"]);
     bad_section("[[upstream]]", &["f.toml:1:3: ", "`upstream` comes with a later version"]);
