@@ -281,6 +281,8 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_path("heartbeat = \"0s\"", &["f.toml:3:13: ", "say \"off\""]);
     bad_path("idle = 0", &["f.toml:3:8: ", "say \"off\""]);
     bad_path("on_gap = \"closed\"", &["f.toml:3:10: "]);
+    bad_path("compress = true", &["f.toml:3:12: ", "a size such as \"256B\", or \"off\""]);
+    bad_path("compress = 256", &["f.toml:3:12: 256 has no unit", "\"256B\""]);
     bad_path("subprotocols = \"a\"", &["f.toml:3:16: expected a list"]);
     bad_path("concrete_paths_max = 0", &["f.toml:3:22: 0 is not"]);
 }

@@ -46,8 +46,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     let inflated_bytes = inflater.as_ref().map_or(0, |inflater| inflater.inflated_bytes());
     let mut answers = Vec::new();
     loop {
-        let (consumed, action) =
-            protocol.feed(bytes, message_bytes_max, inflater.as_deref_mut());
+        let (consumed, action) = protocol.feed(bytes, message_bytes_max, inflater.as_deref_mut());
         match action {
             Action::Idle => break,
             Action::Message { kind, data } => {

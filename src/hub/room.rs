@@ -143,8 +143,7 @@ impl Rooms {
     /// A session comes: it gets what is queued from now on.
     pub fn join(&mut self, sessions: &mut Sessions, slot: usize) {
         let Some(session) = sessions.at_mut(slot) else { return };
-        let variant =
-            Variant { wholemsg: session.configured.wholemsg, deflates: session.deflates };
+        let variant = Variant { wholemsg: session.configured.wholemsg, deflates: session.deflates };
         let key = (session.path.clone(), variant);
         let at = match self.index.get(&key) {
             Some(&at) => at,
@@ -197,9 +196,9 @@ impl Rooms {
 
     /// The slots of those on a path, in the order of arrival.
     pub fn members(&self, path: &Path) -> impl Iterator<Item = usize> {
-        let variants = [false, true].into_iter().flat_map(|wholemsg| {
-            [false, true].map(|deflates| Variant { wholemsg, deflates })
-        });
+        let variants = [false, true]
+            .into_iter()
+            .flat_map(|wholemsg| [false, true].map(|deflates| Variant { wholemsg, deflates }));
         let rooms = variants.filter_map(|variant| self.index.get(&(path.clone(), variant)));
         let places = rooms.flat_map(|&at| &self.slab[at].places);
         places.filter(|&&slot| slot != NOBODY).map(|&slot| slot as usize)
@@ -266,8 +265,7 @@ impl Rooms {
             return part.send(sessions, slot, answer, &self.metrics);
         };
         let in_round = room.round.as_ref().is_some_and(|round| {
-            session.place as usize >= round.cursor
-                && session.start < round.end
+            session.place as usize >= round.cursor && session.start < round.end
         });
         let in_pending = room.pending_bytes > 0 && session.start < room.tail;
         if session.splices > 0 || in_round || in_pending {

@@ -113,7 +113,10 @@ mod tests {
         check(&["permessage-deflate; client_max_window_bits=\"9\""], YES);
         check(&["permessage-deflate; server_no_context_takeover; client_no_context_takeover"], YES);
         check(&["permessage-deflate; server_max_window_bits=15"], WITH_WINDOW);
-        check(&["permessage-deflate ;\tserver_max_window_bits = 15 ; client_max_window_bits"], WITH_WINDOW);
+        check(
+            &["permessage-deflate ;\tserver_max_window_bits = 15 ; client_max_window_bits"],
+            WITH_WINDOW,
+        );
     }
 
     #[test]

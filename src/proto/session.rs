@@ -467,6 +467,7 @@ fn parse_close(payload: &[u8]) -> Result<Close, Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::deflater::Deflater;
 
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     const MAX: usize = 300;
@@ -505,11 +506,19 @@ mod tests {
 
     /// Feeds one read's bytes until the session is idle.
     fn read(session: &mut Session, bytes: &[u8]) -> Vec<Seen> {
+        read_with(session, bytes, None)
+    }
+
+    fn read_with(
+        session: &mut Session,
+        bytes: &[u8],
+        mut inflater: Option<&mut Inflater>,
+    ) -> Vec<Seen> {
         let mut input = bytes.to_vec();
         let mut rest = &mut input[..];
         let mut seen = Vec::new();
         loop {
-            let (consumed, action) = session.feed(rest, MAX, None);
+            let (consumed, action) = session.feed(rest, MAX, inflater.as_deref_mut());
             seen.push(match action {
                 Action::Idle => {
                     assert_eq!(consumed, rest.len(), "idle only at the end");
@@ -715,6 +724,107 @@ mod tests {
             assert_eq!(read(&mut session, &close[..before]), []);
             session.begin_close();
             assert_eq!(read(&mut session, &close[before..]), [Closed(1000, "bye".into())]);
+        }
+    }
+
+    /// The frames of a client who agreed to deflated messages cause this, however they are cut.
+    #[track_caller]
+    fn check_deflated(frames: &[Vec<u8>], expected: &[Seen]) {
+        let bytes = frames.concat();
+        // Shared with somebody else, whose messages leave nothing behind.
+        let mut inflater = Inflater::new();
+        for size in [bytes.len(), 1, 2, 3, 7] {
+            let mut session = Session::new();
+            let pieces = bytes.chunks(size);
+            let seen: Vec<_> = pieces
+                .flat_map(|piece| {
+                    let seen = read_with(&mut session, piece, Some(&mut inflater));
+                    read_with(&mut Session::new(), &frame(0xc1, OTHER), Some(&mut inflater));
+                    seen
+                })
+                .collect();
+            assert_eq!(seen, expected, "in pieces of {size}");
+            assert_eq!(session.held_bytes(), 0, "in pieces of {size}");
+        }
+    }
+
+    /// RFC 7692, 7.2.3.1.
+    const HELLO: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    /// The stored blocks of "other", as in 7.2.3.3.
+    const OTHER: &[u8] = b"\x00\x05\x00\xfa\xffother\x00";
+
+    #[test]
+    fn a_deflated_message_is_handed_on_inflated() {
+        check_deflated(&[frame(0xc1, HELLO)], &[text("Hello")]);
+        check_deflated(&[frame(0xc2, HELLO)], &[Binary(b"Hello".to_vec())]);
+        check_deflated(&[frame(0xc1, &[0])], &[text("")]);
+        check_deflated(
+            &[frame(0xc1, HELLO), frame(0x81, b"plain")],
+            &[text("Hello"), text("plain")],
+        );
+        // Its fragments are those of the deflated bytes, and only the first one says so.
+        let fragments = [frame(0x41, &HELLO[..3]), frame(0x89, b"p"), frame(0x80, &HELLO[3..])];
+        check_deflated(&fragments, &[Ping(b"p".to_vec()), text("Hello")]);
+        let fragments = [frame(0x41, b""), frame(0, HELLO), frame(0x80, b""), frame(0x81, b"x")];
+        check_deflated(&fragments, &[text("Hello"), text("x")]);
+        let plain = [frame(0x01, b"not "), frame(0x80, b"deflated"), frame(0xc1, HELLO)];
+        check_deflated(&plain, &[text("not deflated"), text("Hello")]);
+    }
+
+    #[test]
+    fn the_bit_stands_on_the_first_frame_of_a_message_and_only_where_agreed() {
+        check(&[frame(0xc1, HELLO)], &[PROTOCOL]);
+        check(&[frame(0x01, b"a"), frame(0xc0, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0x41, HELLO), frame(0xc0, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0xc9, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0xc8, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0xa1, HELLO)], &[PROTOCOL]);
+        check_deflated(&[frame(0xe1, HELLO)], &[PROTOCOL]);
+        check_deflated(&[frame(0x41, HELLO), frame(0xc1, HELLO)], &[PROTOCOL]);
+    }
+
+    #[test]
+    fn a_deflated_message_is_whole_of_the_right_size_and_a_text_utf8() {
+        check_deflated(&[frame(0xc1, &HELLO[..6])], &[NOT_UTF8]);
+        check_deflated(&[frame(0xc2, &[0xff; 9])], &[NOT_UTF8]);
+        check_deflated(&[frame(0xc1, b"\x00\x01\x00\xfe\xff\xff\x00")], &[NOT_UTF8]);
+        check_deflated(&[frame(0xc2, b"\x00\x01\x00\xfe\xff\xff\x00")], &[Binary(vec![0xff])]);
+        // A character may be cut by the frames, not by the message.
+        let cut = b"\x00\x02\x00\xfd\xff\xce\xba\x00";
+        check_deflated(&[frame(0x41, &cut[..6]), frame(0x80, &cut[6..])], &[text("κ")]);
+        let deflated = |count| {
+            let frame = Deflater::new().frame(Kind::Text, &vec![b'x'; count]);
+            frame::message(&frame.expect("it shrinks")).1.to_vec()
+        };
+        check_deflated(&[frame(0xc1, &deflated(MAX))], &[text(&"x".repeat(MAX))]);
+        check_deflated(&[frame(0xc1, &deflated(MAX + 1))], &[TOO_BIG]);
+        check_deflated(&[frame(0xc1, &deflated(1 << 20))], &[TOO_BIG]);
+        // What cannot be made smaller may be a little larger; but only while it is deflated.
+        let stored = [b"\x00\x2c\x01\xd3\xfe", &[7; MAX][..], &[0]].concat();
+        check_deflated(&[frame(0xc2, &stored)], &[Binary(vec![7; MAX])]);
+        let fragments =
+            [frame(0x42, &stored[..9]), frame(0, &stored[9..300]), frame(0x80, &stored[300..])];
+        check_deflated(&fragments, &[Binary(vec![7; MAX])]);
+        let after = [frame(0xc1, HELLO), frame(0x01, b"x"), frame(0x80, &[b'x'; MAX])];
+        check_deflated(&after, &[text("Hello"), TOO_BIG]);
+        check_deflated(&[frame(0xc2, &[0; 2 * MAX])], &[TOO_BIG]);
+    }
+
+    #[test]
+    fn an_unfinished_deflated_message_holds_what_came_of_it() {
+        let mut inflater = Inflater::new();
+        for fragment in [false, true] {
+            let mut session = Session::new();
+            let first = if fragment { 0x42 } else { 0xc2 };
+            let whole = frame(first, &[1; MAX + 50]);
+            let end = whole.len() - usize::from(!fragment);
+            let pieces = whole[..end].chunks(1);
+            let seen = pieces.flat_map(|piece| read_with(&mut session, piece, Some(&mut inflater)));
+            assert_eq!(seen.collect::<Vec<_>>(), []);
+            let most = size_of::<Unfinished>() + deflated_bytes_max(MAX);
+            assert!(session.held_bytes() <= most, "{}", session.held_bytes());
+            session.begin_close();
+            assert!(session.held_bytes() <= size_of::<Unfinished>());
         }
     }
 
