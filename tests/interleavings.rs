@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pathcast::broker::{Broker, Letter, Pending};
+use pathcast::hub::Config;
 use pathcast::proto::ask::{Answer, Ask, Reach};
 use pathcast::proto::msg::Content;
 use pathcast::proto::paths::Configured;
@@ -122,9 +124,17 @@ fn delivered(runtime: &tokio::runtime::Runtime, verdict: Pending<Answer>) {
 
 /// Runs the steps and compares what every client got with what the model expects.
 fn run(shards: usize, steps: &[Step]) {
-    let mut pod = Pod::start(roomy(shards), Arc::new(Deaf));
-    let compress_from_bytes = Some(COMPRESS_FROM_BYTES);
-    pod.configured = Arc::new(Configured { compress_from_bytes, ..(*pod.configured).clone() });
+    run_with(roomy(shards), None, steps);
+}
+
+fn run_with(config: Config, flush_interval: Option<Duration>, steps: &[Step]) {
+    let shards = config.shards;
+    let mut pod = Pod::start(config, Arc::new(Deaf));
+    pod.configured = Arc::new(Configured {
+        flush_interval,
+        compress_from_bytes: Some(COMPRESS_FROM_BYTES),
+        ..Configured::clone(&pod.configured)
+    });
     let mut clients: Vec<Client> =
         (0..3).map(|path| Client::join(&mut pod, path, false, path == 0)).collect();
     let mut verdicts: Vec<Pending<Answer>> = Vec::new();
@@ -192,6 +202,13 @@ proptest! {
     fn one_shard_and_three_give_every_session_what_the_model_says(steps in steps()) {
         run(1, &steps);
         run(3, &steps);
+    }
+
+    #[test]
+    fn rounds_that_wait_to_be_joined_give_the_same(steps in steps()) {
+        run_with(roomy(1), Some(Duration::from_millis(2)), &steps);
+        let join_pause = Some(Duration::from_micros(200));
+        run_with(Config { join_pause, ..roomy(1) }, None, &steps);
     }
 }
 

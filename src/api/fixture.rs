@@ -228,6 +228,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         mailbox_bytes_max: MIB,
         slow_after: Duration::from_secs(10),
         close_timeout: Duration::from_secs(1),
+        join_pause: None,
     };
     let pod = PodId(*b"the door");
     let events = Arc::new(Sse::start(lifecycle, metrics.clone()));

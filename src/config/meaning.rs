@@ -20,7 +20,7 @@ use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, bounded, keys, wire};
 use crate::gateway;
 use crate::hub;
-use crate::proto::paths::{Configured, Invalid, OnGap, Origins, Paths, Pattern};
+use crate::proto::paths::{Configured, Invalid, OnGap, Origins, Paths, Pattern, Slow};
 use crate::relay;
 use crate::trace;
 
@@ -29,6 +29,9 @@ const SHARDS_MAX: usize = 256;
 
 /// Below this a pod that is merely busy would be taken for dead.
 const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Longer, and messages would be late rather than together.
+const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// All authorities that a system knows take a quarter of it.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -62,6 +65,7 @@ pub fn settings(
             mailbox_bytes_max: limits.mailbox_bytes_max.0,
             slow_after: limits.slow_after.0,
             close_timeout: limits.close_timeout.0,
+            join_pause: wire.hub.join_pause.0,
         },
         relay: relay::Config {
             frame_bytes_max: limits.frame_bytes_max.0,
@@ -341,12 +345,37 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                     wire::OnGap::Ignore => OnGap::Ignore,
                     wire::OnGap::Close => OnGap::Close,
                 },
+                slow: match written.slow {
+                    wire::Slow::Close => Slow::Close,
+                    wire::Slow::DropOldest => Slow::DropOldest,
+                    wire::Slow::Latest => Slow::Latest,
+                },
+                flush_interval: flush_interval(wire, written, &at)?,
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
                 stream: stream(wire, written, &at)?,
             })
             .map_err(invalid)?;
     }
     Ok(paths)
+}
+
+fn flush_interval(
+    wire: &wire::Wire,
+    path: &wire::Path,
+    at: &At,
+) -> Result<Option<Duration>, Fault> {
+    let Some(interval) = path.flush_interval.0 else { return Ok(None) };
+    let fault = |what: String| Fault::value(at.key("flush_interval"), what);
+    if interval > FLUSH_INTERVAL_MAX {
+        return Err(fault("that is no interval but a delay".into()).advise("at most \"1s\""));
+    }
+    let patience = wire.broker.unicast_timeout;
+    if interval >= patience.0 {
+        let what = format!("a unicast behind what waits would be given up after {patience}");
+        let advice = "set it below `unicast_timeout` of [broker]";
+        return Err(fault(what).advise(advice));
+    }
+    Ok(Some(interval))
 }
 
 /// Whether the events of a path go to streams.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::grant::{Glob, Grant};
-use crate::proto::paths::{Configured, OnGap, Origins, Pattern};
+use crate::proto::paths::{Configured, OnGap, Origins, Pattern, Slow};
 use crate::trace::Format;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
@@ -145,6 +145,7 @@ fn every_setting_gets_to_its_part() {
         concrete_paths_max = 14
         [hub]
         shards = 3
+        join_pause = "200us"
         [log]
         format = "json"
         level = "warn,pathcast::hub=debug"
@@ -160,8 +161,11 @@ fn every_setting_gets_to_its_part() {
         subprotocols = ["v2", "v1"]
         origins = ["*"]
         on_gap = "close"
+        slow = "drop-oldest"
+        flush_interval = "20ms"
         [[path]]
         path = "/ws/{x}"
+        slow = "latest"
         concrete_paths_max = 17
         backend = { stream = true }
         "#,
@@ -189,6 +193,7 @@ fn every_setting_gets_to_its_part() {
         mailbox_bytes_max: 8000,
         slow_after: second(9),
         close_timeout: second(10),
+        join_pause: Some(Duration::from_micros(200)),
     };
     assert_eq!(settings.hub, hub);
     let relay = relay::Config {
@@ -222,11 +227,18 @@ fn every_setting_gets_to_its_part() {
         subprotocols: vec!["v2".into(), "v1".into()],
         origins: Some(Origins::Any),
         on_gap: OnGap::Close,
+        slow: Slow::DropOldest,
+        flush_interval: Some(Duration::from_millis(20)),
         concrete_paths_max: 14,
         ..Configured::new(pattern("/ws/rooms/{room}"))
     };
     let x = pattern("/ws/{x}");
-    let x = Configured { concrete_paths_max: 17, stream: true, ..Configured::new(x) };
+    let x = Configured {
+        slow: Slow::Latest,
+        concrete_paths_max: 17,
+        stream: true,
+        ..Configured::new(x)
+    };
     assert_eq!(paths, [room, x]);
 }
 
@@ -283,8 +295,20 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_path("on_gap = \"closed\"", &["f.toml:3:10: "]);
     bad_path("compress = true", &["f.toml:3:12: ", "a size such as \"256B\", or \"off\""]);
     bad_path("compress = 256", &["f.toml:3:12: 256 has no unit", "\"256B\""]);
+    bad_path("slow = \"drop_oldest\"", &["f.toml:3:8: ", "mean \"drop-oldest\"?"]);
+    bad_path("flush_interval = \"0\"", &["f.toml:3:18: ", "say \"off\""]);
+    bad_section("[hub]\njoin_pause = 200", &["f.toml:2:14: 200 has no unit", "\"200us\""]);
     bad_path("subprotocols = \"a\"", &["f.toml:3:16: expected a list"]);
     bad_path("concrete_paths_max = 0", &["f.toml:3:22: 0 is not"]);
+}
+
+#[test]
+fn a_flush_interval_is_short_and_outlived_by_unicasts() {
+    bad_path("flush_interval = \"1001ms\"", &["f.toml:3:18: ", "at most \"1s\""]);
+    let impatient = format!("[broker]\nunicast_timeout = \"50ms\"\n{WS}");
+    good(&format!("{impatient}flush_interval = \"49ms\""), &[]);
+    let late = ["f.toml:5:18: a unicast", "given up after 50ms", "below `unicast_timeout`"];
+    bad(&format!("{impatient}flush_interval = \"50ms\""), &late);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! A number without its unit is refused, because `30` has meant seconds to one half of all people
 //! and milliseconds to the other. Nothing is zero: what can be switched off says "off".
+//!
+//! Times count in milliseconds, as the clocks do that they are for; only pauses are finer.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,7 +20,12 @@ const DURATION_MAX: Duration = Duration::from_secs(10_000 * 3600);
 /// The largest size, 1 TiB: far beyond any machine's use, and far from where sums overflow.
 const SIZE_BYTES_MAX: u64 = 1 << 40;
 
+/// The longest pause: a thousandfold of what it has to be for.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+
 const TIMES: &[(&str, u64)] = &[("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+const PAUSES: &[(&str, u64)] = &[("ms", 1000), ("us", 1)];
 
 const SIZES: &[(&str, u64)] = &[
     ("GiB", 1 << 30),
@@ -37,6 +44,10 @@ pub struct Period(pub Duration);
 /// How long until something happens, or "off".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval(pub Option<Duration>);
+
+/// A moment of 1 us to 10 ms, or "off".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pause(pub Option<Duration>);
 
 /// How many bytes: 1 B to 1 TiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +81,30 @@ impl Quantity for Interval {
         }
         time(text, Interval::EXPECTED, "to switch it off, say \"off\"")
             .map(|time| Interval(Some(time)))
+    }
+}
+
+impl Quantity for Pause {
+    const EXPECTED: &'static str = "a moment such as \"200us\", or \"off\"";
+
+    fn parse(text: &str) -> Result<Pause, String> {
+        if text == "off" {
+            return Ok(Pause(None));
+        }
+        let (number, unit) = split(text, Pause::EXPECTED)?;
+        if number == 0 {
+            return Err(format!("{text:?} is no time at all: to switch it off, say \"off\""));
+        }
+        if unit.is_empty() {
+            return Err(format!("{text} has no unit: write \"{number}us\" or \"{number}ms\""));
+        }
+        let Some((_, us_each)) = PAUSES.iter().find(|(name, _)| *name == unit) else {
+            return Err(format!("{text:?}: the units are us and ms, as in \"200us\""));
+        };
+        match number.checked_mul(*us_each).map(Duration::from_micros) {
+            Some(pause) if pause <= PAUSE_MAX => Ok(Pause(Some(pause))),
+            _ => Err(format!("{text:?} is too long: at most \"10ms\"")),
+        }
     }
 }
 
@@ -167,6 +202,15 @@ impl fmt::Display for Interval {
     }
 }
 
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pause) => write(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), PAUSES, f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write(self.0 as u64, SIZES, f)
@@ -234,6 +278,7 @@ macro_rules! as_text {
 as_text!(Period, "^[0-9]+ ?(ms|s|m|h)$", "250ms", "30s", "5m", "1h");
 as_text!(Interval, "^(off|[0-9]+ ?(ms|s|m|h))$", "30s", "5m", "off");
 as_text!(Threshold, "^(off|[0-9]+ ?([kKmMgG][iI]?)?[bB])$", "256B", "1KiB", "off");
+as_text!(Pause, "^(off|[0-9]+ ?(us|ms))$", "200us", "1ms", "off");
 as_text!(Size, "^[0-9]+ ?([kKmMgG][iI]?)?[bB]$", "512B", "64KiB", "1MiB", "10MB");
 
 #[cfg(test)]
@@ -297,6 +342,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_is_a_moment_or_off() {
+        let micros = |micros| Ok(Pause(Some(Duration::from_micros(micros))));
+        assert_eq!(Pause::parse("200us"), micros(200));
+        assert_eq!(Pause::parse("10 ms"), micros(10_000));
+        assert_eq!(Pause::parse("off"), Ok(Pause(None)));
+        refused::<Pause>("0", "say \"off\"");
+        refused::<Pause>("200", "200 has no unit: write \"200us\" or \"200ms\"");
+        refused::<Pause>("1s", "the units are us and ms");
+        refused::<Pause>("10001us", "at most \"10ms\"");
+        refused::<Pause>("18446744073709551615ms", "at most \"10ms\"");
+    }
+
+    #[test]
     fn a_size_is_a_whole_number_and_a_unit() {
         size("512B", 512);
         size("64KiB", 65_536);
@@ -317,8 +375,11 @@ mod tests {
         #[test]
         fn what_is_written_reads_as_the_same(
             ms in 1..36_000_000_000u64,
+            us in 1..=10_000u64,
             bytes in 1..=1usize << 40,
         ) {
+            let pause = Pause(Some(Duration::from_micros(us)));
+            prop_assert_eq!(Pause::parse(&pause.to_string()), Ok(pause));
             let period = Period(Duration::from_millis(ms));
             prop_assert_eq!(Period::parse(&period.to_string()), Ok(period));
             prop_assert_eq!(Size::parse(&Size(bytes).to_string()), Ok(Size(bytes)));
@@ -327,6 +388,7 @@ mod tests {
         #[test]
         fn any_text_has_an_answer(text in ".*") {
             let _ = (Period::parse(&text), Interval::parse(&text), Size::parse(&text));
+            let _ = Pause::parse(&text);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::unit::{Interval, Period, Size, Threshold};
+use crate::config::unit::{Interval, Pause, Period, Size, Threshold};
 use crate::trace::Format;
 
 /// The settings of pathcast. Any single value of a section can also be set by the environment
@@ -192,6 +192,9 @@ pub struct Hub {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "usize", range(min = 1, max = 256))]
     pub shards: Option<usize>,
+    /// How long a shard waits for more messages before it sends those that came, but only while the
+    /// last time there were several; at most 10 ms.
+    pub join_pause: Pause,
 }
 
 /// What is logged, to standard error.
@@ -249,6 +252,15 @@ pub struct Path {
     /// and comes back.
     #[serde(default)]
     pub on_gap: OnGap,
+    /// What becomes of broadcasts that a client does not take in time: they wait until
+    /// limits.outbox_bytes_max is reached, and then the client is closed with 1013, or the oldest
+    /// are dropped; or only the latest waits.
+    #[serde(default)]
+    pub slow: Slow,
+    /// How far apart broadcasts are sent at least, so that those which come in between go out
+    /// together; at most 1 s.
+    #[serde(default = "off")]
+    pub flush_interval: Interval,
     /// Concrete paths of this pattern that this pod holds at once, in place of
     /// limits.concrete_paths_max.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -275,6 +287,15 @@ pub enum OnGap {
     #[default]
     Ignore,
     Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slow {
+    #[default]
+    Close,
+    DropOldest,
+    Latest,
 }
 
 impl Default for Clients {

@@ -40,6 +40,10 @@ use crate::proto::session_id::{PodId, SessionId};
 /// A shard that has not turned for this long is stuck: it turns once a second with nothing to do.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
+/// The part of a mailbox's bound that may rest in rooms for their `flush_interval`. Above it nothing
+/// rests, so that what comes is not refused for the sake of joins.
+const REST_PART: usize = 4;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Threads that own sessions, 1–256.
@@ -62,6 +66,8 @@ pub struct Config {
     pub slow_after: Duration,
     /// How long a closed session may take for its part of the close handshake.
     pub close_timeout: Duration,
+    /// How long a shard waits for more before it takes its mailbox, while rounds join frames.
+    pub join_pause: Option<Duration>,
 }
 
 pub struct Hub {
@@ -112,7 +118,8 @@ impl Hub {
                 occupied.clone(),
                 poll.registry().try_clone()?,
             );
-            let rooms = Rooms::new(metrics.clone(), counter.clone());
+            let rest_bytes_max = config.mailbox_bytes_max / REST_PART;
+            let rooms = Rooms::new(rest_bytes_max, metrics.clone(), counter.clone());
             let shard = Shard::new(poll, post, sessions, rooms, turned_ms.clone());
             indispensable(format!("shard-{at}"), move || shard.run())?;
             shards.push(Handle { mailbox, occupied, turned_ms });

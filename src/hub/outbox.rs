@@ -1,30 +1,79 @@
 //! The bounded queue in front of one socket. It exists only while a socket did not take something.
 //!
-//! Pieces begin on a frame's edge; of the first, a part may be written. So what is queued can be
-//! cut off behind the frame that is on its way, and nothing is ever written into a frame begun.
+//! What waits are whole frames, but for the one that is on its way: that lies apart, so nothing is
+//! ever written into it, and it is never dropped. Broadcasts, which a path may allow to be dropped,
+//! lie apart from what is for this session alone, which never is; a number on each keeps their one
+//! order.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::hub::socket::Socket;
 use crate::proto::frame;
+use crate::proto::paths::Slow;
 
 /// Buffers handed to one `writev`: more gains nothing, and it bounds the array on the stack.
 const SLICES_MAX: usize = 16;
 
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pieces: VecDeque<Bytes>,
-    /// Of the first piece, already written.
-    written: usize,
+    /// What is left of the frame on its way.
+    begun: Bytes,
+    broadcasts: VecDeque<Piece>,
+    /// Unicasts and control frames.
+    singles: VecDeque<Piece>,
+    next_number: u64,
     /// Left to write.
     bytes: usize,
-    /// Of those, what belongs to the piece that found the outbox empty.
+    /// Of those, what `broadcasts` holds.
+    broadcast_bytes: usize,
+    /// Of those, what belongs to the message that found the outbox empty.
     first_bytes: usize,
     /// When the socket last took something, by the shard's clock.
     pub moved_ms: u64,
+}
+
+/// Whom frames are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Broadcast,
+    /// This session alone: unicasts and control frames.
+    Single,
+}
+
+/// How much may wait, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Without the message that found the outbox empty.
+    pub bytes_max: usize,
+    /// What the other outboxes leave of what all may hold.
+    pub share_bytes_max: usize,
+}
+
+/// There is no room, and none may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// Whole frames, back to back.
+#[derive(Debug)]
+struct Piece {
+    frames: Bytes,
+    /// Its place in the order of all.
+    number: u64,
+    /// The size of the buffer that `frames` is a part of.
+    pinned_bytes: usize,
+}
+
+impl Bounds {
+    /// For what has to wait in any case: it is small and comes once.
+    pub const NONE: Bounds = Bounds { bytes_max: usize::MAX, share_bytes_max: usize::MAX };
+
+    fn hold(self, bytes: usize, first_bytes: usize, more: usize) -> bool {
+        (bytes == 0 || (bytes - first_bytes).saturating_add(more) <= self.bytes_max)
+            && bytes.saturating_add(more) <= self.share_bytes_max
+    }
 }
 
 impl Outbox {
@@ -38,54 +87,63 @@ impl Outbox {
         self.bytes
     }
 
+    /// Of those, what is not to be dropped, whatever the policy.
+    pub fn firm_bytes(&self) -> usize {
+        self.bytes - self.broadcast_bytes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Whether `more` fits: the piece that found the outbox empty does not count.
-    pub fn fits(&self, more: usize, bytes_max: usize) -> bool {
-        self.is_empty() || self.bytes - self.first_bytes + more <= bytes_max
-    }
-
-    /// Queues whole frames, of which the socket took `written` bytes already.
-    pub fn push(&mut self, mut frames: Bytes, mut written: usize) {
+    /// Queues whole frames, of which the socket took `written` bytes already, and makes room for
+    /// them as `slow` says; how many frames of broadcasts were dropped, these included. A frame
+    /// begun has to be kept whatever the bounds say, so what is partly written is never refused.
+    pub fn take(
+        &mut self,
+        frames: Bytes,
+        written: usize,
+        class: Class,
+        slow: Slow,
+        bounds: Bounds,
+    ) -> Result<u64, Full> {
         debug_assert!(written == 0 || self.is_empty(), "nothing is written past an outbox");
-        if written == frames.len() {
-            return;
+        let keeps_newest = slow == Slow::Latest && class == Class::Broadcast;
+        let mut dropped = if keeps_newest { self.drop_broadcasts() } else { 0 };
+        let was_empty = self.is_empty();
+        let pinned_bytes = frames.len();
+        let (begun, rest, older) = parts(frames, written, keeps_newest);
+        dropped += older;
+        let more = begun.len() + rest.len();
+        let may_make_room = slow == Slow::DropOldest
+            && (class == Class::Broadcast
+                || bounds.hold(self.firm_bytes(), self.firm_first_bytes(), more));
+        if written == 0 && !may_make_room && !bounds.hold(self.bytes, self.first_bytes, more) {
+            return Err(Full);
         }
-        // A rest that is small against the shared buffer it would pin is copied out, from the edge
-        // of the frame that is on its way.
-        let edge = frame::span(&frames, written).start;
-        if written > 0 && frames.len() - edge < frames.len() / 2 {
-            frames = Bytes::copy_from_slice(&frames[edge..]);
-            written -= edge;
+        self.push(begun, rest, class, pinned_bytes);
+        if was_empty {
+            // Where frames are dropped one by one, only one is the message that does not count.
+            self.first_bytes = if slow == Slow::Close { more } else { self.first_frame_bytes() };
         }
-        if self.is_empty() {
-            self.written = written;
-            self.first_bytes = frames.len() - written;
+        while slow == Slow::DropOldest
+            && self.broadcast_bytes > 0
+            && !bounds.hold(self.bytes, self.first_bytes, 0)
+        {
+            self.drop_oldest();
+            dropped += 1;
         }
-        self.bytes += frames.len() - written;
-        self.pieces.push_back(frames);
+        Ok(dropped)
     }
 
     /// Drops everything behind the frame that is on its way; how many bytes that were.
     pub fn cut(&mut self) -> usize {
         let before = self.bytes;
-        let rest = self.pieces.front().filter(|_| self.written > 0).map(|first| {
-            let end = frame::span(first, self.written).end;
-            if end == self.written { Bytes::new() } else { first.slice(..end) }
-        });
-        self.pieces.clear();
-        self.bytes = 0;
-        self.first_bytes = 0;
-        match rest.filter(|rest| !rest.is_empty()) {
-            Some(rest) => {
-                self.bytes = rest.len() - self.written;
-                self.first_bytes = self.bytes;
-                self.pieces.push_back(rest);
-            }
-            None => self.written = 0,
-        }
+        self.broadcasts.clear();
+        self.singles.clear();
+        self.broadcast_bytes = 0;
+        self.bytes = self.begun.len();
+        self.first_bytes = self.bytes;
         before - self.bytes
     }
 
@@ -93,12 +151,11 @@ impl Outbox {
     pub fn flush(&mut self, socket: &mut Socket, now_ms: u64) -> io::Result<()> {
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut offset = self.written;
-            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-                *slice = IoSlice::new(&piece[offset..]);
-                offset = 0;
+            let mut count = 0;
+            for (slice, waiting) in slices.iter_mut().zip(self.waiting()) {
+                *slice = IoSlice::new(waiting);
+                count += 1;
             }
-            let count = self.pieces.len().min(SLICES_MAX);
             match socket.write_vectored(&slices[..count]) {
                 Ok(taken) => self.took(taken, now_ms),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -108,96 +165,150 @@ impl Outbox {
         Ok(())
     }
 
+    /// What is left to write, in its order.
+    fn waiting(&self) -> impl Iterator<Item = &Bytes> {
+        let mut broadcasts = self.broadcasts.iter().peekable();
+        let mut singles = self.singles.iter().peekable();
+        let pieces = std::iter::from_fn(move || match (broadcasts.peek(), singles.peek()) {
+            (Some(broadcast), Some(single)) if single.number < broadcast.number => singles.next(),
+            (Some(_), _) => broadcasts.next(),
+            (None, _) => singles.next(),
+        });
+        let begun = Some(&self.begun).filter(|begun| !begun.is_empty());
+        begun.into_iter().chain(pieces.map(|piece| &piece.frames))
+    }
+
     fn took(&mut self, mut taken: usize, now_ms: u64) {
         self.moved_ms = now_ms;
         self.bytes -= taken;
         self.first_bytes = self.first_bytes.saturating_sub(taken);
-        while let Some(first) = self.pieces.front() {
-            let left = first.len() - self.written;
-            if taken < left {
-                self.written += taken;
+        loop {
+            if taken < self.begun.len() {
+                return self.begun.advance(taken);
+            }
+            taken -= self.begun.len();
+            // Even without bytes it would hold on to its buffer.
+            self.begun = Bytes::new();
+            if taken == 0 {
                 return;
             }
-            taken -= left;
-            self.written = 0;
-            self.pieces.pop_front();
+            self.begin_next(&mut taken);
         }
     }
+
+    /// Takes the whole frames off the next piece that are written, and what of them is left of one
+    /// that is begun by that.
+    fn begin_next(&mut self, taken: &mut usize) {
+        let is_broadcast = self.is_broadcast_next();
+        let queue = if is_broadcast { &mut self.broadcasts } else { &mut self.singles };
+        let piece = queue.front_mut().expect("what was written had been waiting");
+        let written = (*taken).min(piece.frames.len());
+        let end = frame::span(&piece.frames, written).end;
+        self.begun = piece.frames.split_to(end).split_off(written);
+        if piece.frames.is_empty() {
+            queue.pop_front();
+        }
+        if is_broadcast {
+            self.broadcast_bytes -= end;
+        }
+        *taken -= written;
+    }
+
+    /// Whether a broadcast is next, behind the frame that is on its way.
+    fn is_broadcast_next(&self) -> bool {
+        match (self.broadcasts.front(), self.singles.front()) {
+            (Some(broadcast), Some(single)) => broadcast.number < single.number,
+            (broadcast, _) => broadcast.is_some(),
+        }
+    }
+
+    /// Whether what does not count is a broadcast not begun, so that it may be dropped.
+    fn is_first_loose(&self) -> bool {
+        self.first_bytes > 0 && self.begun.is_empty() && self.is_broadcast_next()
+    }
+
+    /// What `first_bytes` would be without broadcasts: where the first goes, the next does not count.
+    fn firm_first_bytes(&self) -> usize {
+        match self.singles.front() {
+            _ if !self.is_first_loose() => self.first_bytes,
+            Some(single) => frame::first(&single.frames),
+            None => 0,
+        }
+    }
+
+    fn first_frame_bytes(&self) -> usize {
+        match self.waiting().next() {
+            Some(_) if !self.begun.is_empty() => self.begun.len(),
+            next => next.map_or(0, |frames| frame::first(frames)),
+        }
+    }
+
+    fn push(&mut self, begun: Bytes, frames: Bytes, class: Class, pinned_bytes: usize) {
+        self.bytes += begun.len() + frames.len();
+        if !begun.is_empty() {
+            self.begun = begun;
+        }
+        if frames.is_empty() {
+            return;
+        }
+        let piece = Piece { number: self.next_number, pinned_bytes, frames };
+        self.next_number += 1;
+        match class {
+            Class::Broadcast => {
+                self.broadcast_bytes += piece.frames.len();
+                self.broadcasts.push_back(piece);
+            }
+            Class::Single => self.singles.push_back(piece),
+        }
+    }
+
+    /// Drops the oldest frame of a broadcast that is not begun.
+    fn drop_oldest(&mut self) {
+        let is_first = self.is_first_loose();
+        let Some(piece) = self.broadcasts.front_mut() else { return };
+        let bytes = frame::first(&piece.frames);
+        piece.frames.advance(bytes);
+        if piece.frames.is_empty() {
+            self.broadcasts.pop_front();
+        } else if piece.frames.len() < piece.pinned_bytes / 2 {
+            piece.frames = Bytes::copy_from_slice(&piece.frames);
+            piece.pinned_bytes = piece.frames.len();
+        }
+        self.bytes -= bytes;
+        self.broadcast_bytes -= bytes;
+        if is_first {
+            self.first_bytes = self.first_frame_bytes();
+        }
+    }
+
+    /// Drops all broadcasts that are not begun; how many frames that were.
+    fn drop_broadcasts(&mut self) -> u64 {
+        self.first_bytes = self.firm_first_bytes();
+        self.bytes -= std::mem::take(&mut self.broadcast_bytes);
+        self.broadcasts.drain(..).map(|piece| frame::count(&piece.frames)).sum()
+    }
+}
+
+/// What is left of a frame that was partly written, and the frames after it: all, or only the last
+/// one, and how many that leaves out.
+fn parts(frames: Bytes, written: usize, keeps_newest: bool) -> (Bytes, Bytes, u64) {
+    let pinned_bytes = frames.len();
+    let end = frame::span(&frames, written).end;
+    if !keeps_newest {
+        let mut rest = unpinned(frames.slice(written..), pinned_bytes);
+        let begun = rest.split_to(end - written);
+        return (begun, rest, 0);
+    }
+    let rest = frames.slice(end..);
+    let (start, older) = frame::last(&rest);
+    let begun = unpinned(frames.slice(written..end), pinned_bytes);
+    (begun, unpinned(rest.slice(start..), pinned_bytes), older)
+}
+
+/// The same bytes, copied out if they are a small part of a buffer that they would pin.
+fn unpinned(part: Bytes, pinned_bytes: usize) -> Bytes {
+    if part.len() < pinned_bytes / 2 { Bytes::copy_from_slice(&part) } else { part }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::frame::{Kind, encode};
-
-    fn frames(payloads: &[usize]) -> Bytes {
-        let mut joined = Vec::new();
-        for &len in payloads {
-            joined.extend_from_slice(&encode(Kind::Binary, &vec![b'x'; len]));
-        }
-        joined.into()
-    }
-
-    #[test]
-    fn the_message_that_found_it_empty_does_not_count() {
-        let mut outbox = Outbox::new(0);
-        assert!(outbox.fits(1 << 30, 10));
-        outbox.push(frames(&[1000]), 0);
-        assert!(outbox.fits(10, 10));
-        assert!(!outbox.fits(11, 10));
-        outbox.push(frames(&[3]), 0);
-        assert!(outbox.fits(5, 10));
-        assert!(!outbox.fits(6, 10));
-        outbox.took(900, 1);
-        assert!(!outbox.fits(6, 10), "what drains first is the first piece");
-        outbox.took(104 + 2, 2);
-        assert!(outbox.fits(7, 10));
-        assert!(!outbox.fits(8, 10));
-        assert_eq!(outbox.bytes(), 3);
-    }
-
-    #[test]
-    fn a_cut_leaves_only_the_frame_on_its_way() {
-        let mut outbox = Outbox::new(0);
-        outbox.push(frames(&[100, 100, 100]), 0);
-        outbox.push(frames(&[50]), 0);
-        assert_eq!(outbox.cut(), 3 * 102 + 52, "nothing begun, nothing left");
-        assert!(outbox.is_empty());
-
-        outbox.push(frames(&[100, 100, 100]), 150);
-        outbox.push(frames(&[50]), 0);
-        assert_eq!(outbox.cut(), 102 + 52);
-        assert_eq!(outbox.bytes(), 54);
-        outbox.took(54, 0);
-        assert!(outbox.is_empty());
-
-        outbox.push(frames(&[100, 100]), 102);
-        assert_eq!(outbox.cut(), 102, "a frame's edge is no frame on its way");
-        assert!(outbox.is_empty());
-    }
-
-    #[test]
-    fn a_small_rest_does_not_pin_a_large_buffer() {
-        let mut outbox = Outbox::new(0);
-        let shared = frames(&[100; 100]);
-        outbox.push(shared.clone(), 102 * 99 + 7);
-        assert!(shared.is_unique(), "the rest was copied out");
-        assert_eq!(outbox.bytes(), 95);
-        assert_eq!(outbox.cut(), 0);
-        assert_eq!(outbox.bytes(), 95);
-    }
-
-    #[test]
-    fn pieces_drain_in_order_across_edges() {
-        let mut outbox = Outbox::new(0);
-        outbox.push(frames(&[8]), 3);
-        outbox.push(frames(&[8]), 0);
-        outbox.push(frames(&[8]), 0);
-        assert_eq!(outbox.bytes(), 27);
-        outbox.took(7, 5);
-        outbox.took(15, 6);
-        assert_eq!((outbox.bytes(), outbox.moved_ms), (5, 6));
-        outbox.took(5, 7);
-        assert!(outbox.is_empty() && outbox.pieces.is_empty());
-    }
-}
+mod tests;

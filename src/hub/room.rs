@@ -13,8 +13,11 @@
 //! waits at its position in the stream and goes out when that session's turn comes. So every
 //! session sees broadcasts and unicasts in the one order of the mailbox, and nobody else's round
 //! is split.
+//!
+//! A room whose path has a `flush_interval` *rests* after it began a round: what comes in the
+//! meantime waits to be joined, unless it fills a round or too much of the shard waits already.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,7 @@ use slab::Slab;
 
 use crate::hub::backroom::Counter;
 use crate::hub::command::{Frames, Reply};
+use crate::hub::outbox::Class;
 use crate::hub::press;
 use crate::hub::press::{Deflated, Press};
 use crate::hub::sessions::{Sent, Session, Sessions};
@@ -57,6 +61,12 @@ pub struct Rooms {
     /// Rooms that wait for the back room.
     stalled: Vec<usize>,
     backroom: Counter,
+    /// Rooms with something to send that rest, and until when.
+    resting: BTreeSet<(Instant, usize)>,
+    /// When more waits in all rooms, none rests.
+    rest_bytes_max: usize,
+    /// Whether the round that began last joined several frames.
+    joins: bool,
     /// What waits for a round, in all rooms.
     held_bytes: usize,
     metrics: Arc<Metrics>,
@@ -87,7 +97,14 @@ struct Room {
     round: Option<Round>,
     /// Unicasts that wait for their session's turn, each list in order.
     splices: HashMap<usize, VecDeque<Splice>>,
+    /// Whether it waits for a turn, for the end of its rest, or for the back room.
     is_busy: bool,
+    /// As the session that came last has it.
+    flush_interval: Option<Duration>,
+    /// When a round may begin again.
+    rested_at: Option<Instant>,
+    /// Under which time it stands among those that rest.
+    rests_until: Option<Instant>,
 }
 
 struct Waiting {
@@ -127,7 +144,8 @@ pub enum Part {
 }
 
 impl Rooms {
-    pub fn new(metrics: Arc<Metrics>, backroom: Counter) -> Rooms {
+    /// Rooms rest while at most `rest_bytes_max` wait in all of them.
+    pub fn new(rest_bytes_max: usize, metrics: Arc<Metrics>, backroom: Counter) -> Rooms {
         Rooms {
             slab: Slab::new(),
             index: HashMap::new(),
@@ -135,6 +153,9 @@ impl Rooms {
             busy: VecDeque::new(),
             stalled: Vec::new(),
             backroom,
+            resting: BTreeSet::new(),
+            rest_bytes_max,
+            joins: false,
             held_bytes: 0,
             metrics,
         }
@@ -158,6 +179,7 @@ impl Rooms {
         let room = &mut self.slab[at];
         // Whoever came last came with the newest settings.
         room.deflates_from = session.deflates_from();
+        room.flush_interval = session.configured.flush_interval;
         session.room = at;
         session.path = room.path.clone();
         session.place = u32::try_from(room.places.len()).unwrap_or(NOBODY);
@@ -188,6 +210,9 @@ impl Rooms {
                 self.deflating -= usize::from(room.variant.deflates);
                 self.busy.retain(|&busy| busy != at);
                 self.stalled.retain(|&stalled| stalled != at);
+                if let Some(until) = room.rests_until {
+                    self.resting.remove(&(until, at));
+                }
             } else if room.round.is_none() {
                 room.compact(sessions);
             }
@@ -242,6 +267,11 @@ impl Rooms {
         room.pending.push_back(Waiting { plain, deflated, since });
         if !std::mem::replace(&mut room.is_busy, true) {
             self.busy.push_back(at);
+        } else if room.pending_bytes >= JOIN_BYTES_MAX
+            && let Some(until) = room.rests_until.take()
+        {
+            self.resting.remove(&(until, at));
+            self.busy.push_back(at);
         }
     }
 
@@ -287,19 +317,38 @@ impl Rooms {
         !self.busy.is_empty()
     }
 
+    /// When the first rest ends.
+    pub fn rested_at(&self) -> Option<Instant> {
+        self.resting.first().map(|&(until, _)| until)
+    }
+
+    /// Whether frames come so densely that the round that began last had several.
+    pub fn joins(&self) -> bool {
+        self.joins
+    }
+
     /// Slices of rounds, room by room, until a slice's worth of sockets or of time is used up.
     pub fn slice(&mut self, sessions: &mut Sessions) {
-        let mut budget = Budget { until: Instant::now() + SLICE, sockets: SLICE_SOCKETS };
+        let now = Instant::now();
+        self.wake_rested(now);
+        let mut budget = Budget { until: now + SLICE, sockets: SLICE_SOCKETS };
         // Each room at most once: whoever is not done waits for its next turn.
         for _ in 0..self.busy.len() {
             let Some(at) = self.busy.pop_front() else { return };
             let room = &mut self.slab[at];
             if room.round.is_none() {
-                self.held_bytes -= room.begin_round(&mut sessions.press);
+                let rest = room.rest(now).filter(|_| self.held_bytes <= self.rest_bytes_max);
+                if let Some(until) = rest {
+                    room.rests_until = Some(until);
+                    self.resting.insert((until, at));
+                    continue;
+                }
+                self.held_bytes -= room.begin_round(now, &mut sessions.press);
                 if room.round.is_none() && !room.pending.is_empty() {
                     self.stalled.push(at);
                     continue;
                 }
+                self.joins = room.round.as_ref().is_some_and(|round| round.count > 1);
                 if room.variant.deflates {
                     budget.look();
                 }
@@ -316,6 +365,22 @@ impl Rooms {
             if budget.is_spent() {
                 return;
             }
+        }
+    }
+
+    /// Ends the rests whose time is over, and, from the oldest, as many as have to end for what waits
+    /// to be within its bound.
+    fn wake_rested(&mut self, now: Instant) {
+        let mut over_bytes = self.held_bytes.saturating_sub(self.rest_bytes_max);
+        while let Some(&(until, at)) = self.resting.first()
+            && (until <= now || over_bytes > 0)
+        {
+            self.resting.pop_first();
+            let room = &mut self.slab[at];
+            room.rests_until = None;
+            over_bytes = over_bytes.saturating_sub(room.pending_bytes);
+            // Before those that may still have to begin their rest.
+            self.busy.push_front(at);
         }
     }
 }
@@ -369,7 +434,7 @@ impl Part {
                 metrics.unicasts.late.inc();
             }
             Part::Frame(frame) => {
-                let answer_is = match sessions.send(slot, &frame) {
+                let answer_is = match sessions.send(slot, &frame, Class::Single) {
                     Sent::Written | Sent::Queued => Answer::Delivered,
                     Sent::Full => Answer::OutboxFull,
                     Sent::Gone => Answer::Gone,
@@ -401,18 +466,27 @@ impl Room {
             round: None,
             splices: HashMap::new(),
             is_busy: false,
+            flush_interval: None,
+            rested_at: None,
+            rests_until: None,
         }
+    }
+
+    /// Until when it has to rest. What fills a round gains nothing by waiting.
+    fn rest(&self, now: Instant) -> Option<Instant> {
+        self.rested_at.filter(|&at| now < at && self.pending_bytes < JOIN_BYTES_MAX)
     }
 
     /// Joins what waits, up to the bound, and up to what is still being deflated elsewhere; how
     /// many bytes that are.
-    fn begin_round(&mut self, press: &mut Press) -> usize {
+    fn begin_round(&mut self, now: Instant, press: &mut Press) -> usize {
         let wholemsg = self.variant.wholemsg;
         let base = self.tail - self.pending_bytes as u64;
         let Some(first) = self.pending.front() else { return 0 };
         let Some(frame) = first.frame(wholemsg, press) else { return 0 };
         let (since, mut bytes, mut count) = (first.since, first.plain.len(), 1);
         self.pending.pop_front();
+        self.rested_at = self.flush_interval.map(|interval| now + interval);
         let fits = |bytes: usize, next: &Waiting| bytes + next.plain.len() <= JOIN_BYTES_MAX;
         let mut edges = Vec::new();
         let frames = if self.pending.front().is_some_and(|next| fits(bytes, next)) {
@@ -537,7 +611,7 @@ impl Round {
     }
 }
 
-/// Hands a session part of a broadcast; a full outbox ends it (policy `close`).
+/// Hands a session part of a broadcast; an outbox that is full, and can make no room, ends it.
 #[inline]
 fn deliver(
     sessions: &mut Sessions,
@@ -546,7 +620,7 @@ fn deliver(
     count: u64,
     metrics: &PathMetrics,
 ) -> bool {
-    match sessions.send(slot, frames) {
+    match sessions.send(slot, frames, Class::Broadcast) {
         Sent::Written | Sent::Queued => true,
         Sent::Full => {
             metrics.undelivered_slow.inc_by(count);

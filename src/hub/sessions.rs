@@ -19,7 +19,7 @@ use crate::clock::unix_ms;
 use crate::hub::Config;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
-use crate::hub::outbox::Outbox;
+use crate::hub::outbox::{Bounds, Class, Full, Outbox};
 use crate::hub::press;
 use crate::hub::press::Press;
 use crate::hub::socket::Socket;
@@ -31,7 +31,7 @@ use crate::proto::frame::Kind;
 use crate::proto::inflater::Inflater;
 use crate::proto::millis::millis;
 use crate::proto::path::Path;
-use crate::proto::paths::Configured;
+use crate::proto::paths::{Configured, Slow};
 use crate::proto::pulse::{Pulse, Rule, Sign};
 use crate::proto::session as protocol;
 use crate::proto::session_id::{PodId, SessionId};
@@ -154,8 +154,9 @@ enum Timer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
     Written,
+    /// It waits, unless the policy for slow clients dropped it.
     Queued,
-    /// The outbox had no room.
+    /// The outbox had no room, and could make none.
     Full,
     /// The session had ended, or ended of it.
     Gone,
@@ -329,13 +330,13 @@ impl Sessions {
     }
 
     /// Puts whole frames on the socket or into the outbox. Order is the caller's affair.
-    pub fn send(&mut self, slot: usize, frames: &Bytes) -> Sent {
+    pub fn send(&mut self, slot: usize, frames: &Bytes, class: Class) -> Sent {
         let session = &mut self.slab[slot];
         if !session.is_alive() {
             return Sent::Gone;
         }
         session.pulse.used(self.now_ms);
-        self.put(slot, frames)
+        self.put(slot, frames, class)
     }
 
     /// A message for one session as a frame, deflated where that was agreed on, pays, and does not
@@ -352,12 +353,15 @@ impl Sessions {
 
     /// Answers a control frame: no sign that the session is in use.
     pub fn control(&mut self, slot: usize, frame: &Bytes) -> Sent {
-        if self.slab[slot].is_alive() { self.put(slot, frame) } else { Sent::Gone }
+        match self.slab[slot].is_alive() {
+            true => self.put(slot, frame, Class::Single),
+            false => Sent::Gone,
+        }
     }
 
     /// `send`, also to a session that has ended and is being told so.
     #[inline]
-    fn put(&mut self, slot: usize, frames: &Bytes) -> Sent {
+    fn put(&mut self, slot: usize, frames: &Bytes, class: Class) -> Sent {
         let session = &mut self.slab[slot];
         let mut written = 0;
         if session.outbox.is_none()
@@ -373,32 +377,41 @@ impl Sessions {
                 }
             }
         }
-        self.queue(slot, frames.clone(), written)
+        self.queue(slot, frames.clone(), written, class)
     }
 
-    fn queue(&mut self, slot: usize, frames: Bytes, written: usize) -> Sent {
-        let more = frames.len() - written;
+    /// Out of the way of those whose sockets take everything.
+    #[cold]
+    fn queue(&mut self, slot: usize, frames: Bytes, written: usize, class: Class) -> Sent {
         let share = self.config.outbox_total_bytes_max / self.config.shards;
         let shard_bytes_max = share.max(self.config.frame_bytes_max);
         let session = &mut self.slab[slot];
+        let is_new = session.outbox.is_none();
         let outbox = session.outbox.get_or_insert_with(|| Box::new(Outbox::new(self.now_ms)));
-        let fits = outbox.fits(more, self.config.outbox_bytes_max);
-        // Half a frame on its way has to be kept whatever the bounds say; so has a farewell, which
-        // is small and comes once.
-        let is_bounded = written == 0 && session.phase != Phase::Lingering;
-        if is_bounded && (!fits || self.outbox_bytes + more > shard_bytes_max) {
-            if outbox.is_empty() {
-                session.outbox = None;
-            }
-            return Sent::Full;
-        }
-        outbox.push(frames, written);
-        self.outbox_bytes += more;
-        if !std::mem::replace(&mut session.slow_armed, true) {
+        let others = self.outbox_bytes - outbox.bytes();
+        let bounds = match session.phase {
+            // A farewell is small and comes once.
+            Phase::Lingering => Bounds::NONE,
+            _ => Bounds {
+                bytes_max: self.config.outbox_bytes_max,
+                share_bytes_max: shard_bytes_max.saturating_sub(others),
+            },
+        };
+        let taken = outbox.take(frames, written, class, session.configured.slow, bounds);
+        self.outbox_bytes = others + outbox.bytes();
+        if is_new && outbox.is_empty() {
+            session.outbox = None;
+        } else if !std::mem::replace(&mut session.slow_armed, true) {
             let due = self.now_ms + millis(self.config.slow_after);
             self.timers.push(Reverse((due, slot, session.generation, Timer::Slow)));
         }
-        Sent::Queued
+        match taken {
+            Ok(dropped) => {
+                session.metrics.undelivered_dropped.inc_by(dropped);
+                Sent::Queued
+            }
+            Err(Full) => Sent::Full,
+        }
     }
 
     /// Writes what waits for a socket that may take more.
@@ -411,10 +424,11 @@ impl Sessions {
             flushed = outbox.flush(socket, self.now_ms);
             self.outbox_bytes -= before - outbox.bytes();
             let waiting = outbox.bytes();
+            let is_behind = is_behind(outbox, session.configured.slow);
             if waiting == 0 {
                 session.outbox = None;
             }
-            if waiting <= READ_PAUSE_BYTES && std::mem::take(&mut session.read_held) {
+            if !is_behind && std::mem::take(&mut session.read_held) {
                 // While nobody read it, its silence meant nothing.
                 session.pulse.heard(self.now_ms);
                 self.ready.push(slot);
@@ -458,7 +472,8 @@ impl Sessions {
         if session.parted.is_some() {
             return None;
         }
-        if session.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > READ_PAUSE_BYTES) {
+        let slow = session.configured.slow;
+        if session.outbox.as_ref().is_some_and(|outbox| is_behind(outbox, slow)) {
             session.read_held = true;
             return None;
         }
@@ -599,7 +614,7 @@ impl Sessions {
                 }
             }
             self.slab[slot].after = after;
-            match self.put(slot, &frame::encode_close(close)) {
+            match self.put(slot, &frame::encode_close(close), Class::Single) {
                 Sent::Written | Sent::Queued | Sent::Full => self.flush(slot),
                 Sent::Gone => {}
             }
@@ -759,4 +774,14 @@ impl Session {
             is_read: !self.read_held,
         }
     }
+}
+
+/// Whether too much waits for a session for it to be read. Broadcasts that may be dropped do not
+/// count: they give way to answers, and whoever is always behind would never be heard.
+fn is_behind(outbox: &Outbox, slow: Slow) -> bool {
+    let bytes = match slow {
+        Slow::Close => outbox.bytes(),
+        Slow::DropOldest | Slow::Latest => outbox.firm_bytes(),
+    };
+    bytes > READ_PAUSE_BYTES
 }

@@ -343,6 +343,25 @@ pub fn count(frames: &[u8]) -> u64 {
     count
 }
 
+/// The length of the first of these frames: whole ones of this module's making, back to back.
+pub fn first(frames: &[u8]) -> usize {
+    frame_bytes(frames, 0)
+}
+
+/// Where the last of these frames begins, and how many come before it: whole ones of this module's
+/// making, back to back.
+pub fn last(frames: &[u8]) -> (usize, u64) {
+    let (mut start, mut before) = (0, 0);
+    loop {
+        let next = start + frame_bytes(frames, start);
+        if next >= frames.len() {
+            return (start, before);
+        }
+        start = next;
+        before += 1;
+    }
+}
+
 /// The length of the server frame that begins at `start`: head and payload. Never 0, so that
 /// whoever walks gets on.
 fn frame_bytes(frames: &[u8], start: usize) -> usize {

@@ -32,6 +32,11 @@ pub struct Configured {
     pub origins: Option<Origins>,
     /// What becomes of a session when it may have missed broadcasts.
     pub on_gap: OnGap,
+    /// What becomes of broadcasts that a session does not take in time.
+    pub slow: Slow,
+    /// How far apart rounds of broadcasts begin at least, so that more are joined. `None`: each
+    /// begins as soon as it can.
+    pub flush_interval: Option<Duration>,
     /// How many concrete paths of a pattern this pod holds at once.
     pub concrete_paths_max: usize,
     /// Whether events are appended to streams.
@@ -45,6 +50,18 @@ pub enum OnGap {
     Ignore,
     /// It is closed, so that it comes back and asks for what it needs.
     Close,
+}
+
+/// What becomes of broadcasts that a session does not take in time. Unicasts, control frames and a
+/// frame begun stay whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slow {
+    /// They wait; when no more may, the session is closed.
+    Close,
+    /// They wait; when no more may, the oldest go.
+    DropOldest,
+    /// Only the newest waits.
+    Latest,
 }
 
 /// Which `Origin`s may open a path (docs/configuration.md). A missing `Origin` is always allowed: it is no
@@ -204,6 +221,8 @@ impl Configured {
             compress_from_bytes: None,
             origins: None,
             on_gap: OnGap::Ignore,
+            slow: Slow::Close,
+            flush_interval: None,
             concrete_paths_max: 10_000,
             stream: false,
         }

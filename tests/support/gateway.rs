@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Signal};
 use serde_json::Value;
@@ -204,6 +205,17 @@ impl Gateway {
         let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
         let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
         kib * 1024
+    }
+
+    /// Processor time so far, of all threads.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+            .expect("a running child has a state");
+        // Behind the name, which may hold anything, they are the 12th and 13th (proc(5)).
+        let (_, fields) = stat.rsplit_once(')').expect("the name is in parentheses");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     pub fn log(&self) -> String {

@@ -66,6 +66,7 @@ pub fn roomy(shards: usize) -> Config {
         mailbox_bytes_max: 1 << 30,
         slow_after: 2 * DEADLINE,
         close_timeout: Duration::from_secs(1),
+        join_pause: None,
     }
 }
 
