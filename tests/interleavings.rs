@@ -228,6 +228,23 @@ fn a_unicast_in_a_fan_out_to_many_waits_for_its_turn() {
 }
 
 #[test]
+fn more_large_broadcasts_than_may_wait_to_be_deflated_lose_nothing() {
+    let join = |number: usize| Step::Join {
+        path: number % 2,
+        slow: number.is_multiple_of(5),
+        deflates: number % 4 > 0,
+    };
+    let mut steps: Vec<Step> = (0..24).map(join).collect();
+    for number in 0..60 {
+        steps.push(Step::Broadcast { path: number % 2, size: 66_000 + 1000 * (number % 7) });
+        steps.push(Step::Broadcast { path: number % 2, size: 100 + number });
+        steps.push(Step::Unicast { session: number % 24, size: 150 });
+    }
+    run(1, &steps);
+    run(3, &steps);
+}
+
+#[test]
 fn shards_stay_balanced_through_comings_and_goings() {
     let mut pod = Pod::start(roomy(3), Arc::new(Deaf));
     let mut clients: Vec<Client> = Vec::new();

@@ -39,17 +39,19 @@ pub fn backroom() -> (Counter, Backroom) {
 }
 
 impl Counter {
-    /// Has a broadcast deflated, once for all who ask. It is settled now, or every shard is told
-    /// when it is.
+    /// Has a broadcast deflated, once for all who ask. Afterwards it is settled, or every shard will
+    /// be told when it is: so two who ask at the same instant may both order it, and nobody relies
+    /// on an order that was not taken.
     pub fn order(&self, plain: &Bytes, deflated: &Arc<Deflated>, wholemsg: bool) {
-        if !deflated.form(wholemsg).order() {
+        let form = deflated.form(wholemsg);
+        if form.is_ordered() {
             return;
         }
         let order = Order { plain: plain.clone(), deflated: deflated.clone(), wholemsg };
-        if let Err(mpsc::TrySendError::Full(order) | mpsc::TrySendError::Disconnected(order)) =
-            self.orders.try_send(order)
-        {
-            order.deflated.form(wholemsg).settle(order.plain);
+        match self.orders.try_send(order) {
+            Ok(()) => form.note_ordered(),
+            // Too much waits there, or the pod ends.
+            Err(_) => form.settle(plain.clone()),
         }
     }
 }
@@ -58,7 +60,10 @@ impl Backroom {
     /// Works until nobody can order any more.
     pub fn run(self, mut press: Press, shards: &[Mailbox]) {
         for Order { plain, deflated, wholemsg } in self.orders {
-            deflated.form(wholemsg).settle(press.deflate(&plain));
+            let form = deflated.form(wholemsg);
+            if form.frame().is_none() {
+                form.settle(press.deflate(&plain));
+            }
             for shard in shards {
                 // Without bytes, so it always fits.
                 let _ = shard.push(Command::Pressed);

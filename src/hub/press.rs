@@ -56,9 +56,14 @@ impl Form {
         let _ = self.frame.set(frame);
     }
 
-    /// Whether the caller is the first who wants it made elsewhere.
-    pub fn order(&self) -> bool {
-        !self.is_ordered.swap(true, Ordering::Relaxed)
+    /// Whether it will be made in the back room, or has been.
+    pub fn is_ordered(&self) -> bool {
+        self.is_ordered.load(Ordering::Relaxed)
+    }
+
+    /// The back room has taken the order.
+    pub fn note_ordered(&self) {
+        self.is_ordered.store(true, Ordering::Relaxed);
     }
 }
 
