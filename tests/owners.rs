@@ -36,10 +36,10 @@ const LATE: &str = "pathcast_unicast_total{result=\"late\"}";
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_subscriptions_make_no_session_gone_and_no_verdict_wrong() {
     let server = Redis::start();
-    let asked = Arc::new(start(&server, "lease_ttl = \"2s\"\nunicast_timeout = \"1s\"\n").await);
+    let asked = Arc::new(start(&server, "lease_ttl = \"3s\"\nunicast_timeout = \"1s\"\n").await);
     let (mut owners, mut residents) = (Vec::new(), Vec::new());
     for _ in 0..2 {
-        let owner = start(&server, "lease_ttl = \"2s\"\n").await;
+        let owner = start(&server, "lease_ttl = \"3s\"\n").await;
         residents.extend(Resident::open_many(&owner, "/ws", SESSIONS).await);
         owners.push(owner);
     }
@@ -138,7 +138,7 @@ fn kill(server: &Redis, which: &[&str]) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_stood_still_beyond_its_lease_delivers_nothing_late_and_goes_on() {
     let server = Redis::start();
-    let settings = "lease_ttl = \"2s\"\nunicast_timeout = \"400ms\"\n";
+    let settings = "lease_ttl = \"3s\"\nunicast_timeout = \"400ms\"\n";
     let (a, b) = (start(&server, settings).await, start(&server, settings).await);
     let here = Resident::open_many(&a, "/ws", 1).await.remove(0);
     let there = Resident::open_many(&b, "/ws", 1).await.remove(0);

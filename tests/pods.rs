@@ -19,7 +19,7 @@ use support::wait::eventually;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_reached_from_every_pod() {
     let server = Redis::start();
-    let (a, b) = (start(&server, "").await, start_peer(&server, "").await);
+    let (a, b) = (start(&server, "").await, start_peer(&server).await);
     let mut events = a.listen("/ws").await;
     let (mut here, session) = a.open_known("/ws", &mut events).await;
     let mut events = b.listen("/ws").await;

@@ -13,7 +13,7 @@ use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::proto::stream::Entry;
 use pathcast::proto::telling::{Place, What};
 use rustix::process::Signal;
-use support::brokered::{CONFIGURED, LEASE_TTL, Pod, in_time, path, unicast};
+use support::brokered::{CONFIGURED, LEASE_TTL, PUBLISH_BYTES_MAX, Pod, in_time, path, unicast};
 use support::redis::Redis;
 use support::wait::{eventually, within_time};
 use uuid::Uuid;
@@ -110,12 +110,14 @@ async fn strangers_publish_json_and_what_is_malformed_is_counted() {
     server.publish(channel, b"\x01\x01cut");
     server.publish(channel, b"{\"payload\":");
     server.publish(channel, br#"{"payload":"x","_session":7}"#);
+    let large = "x".repeat(PUBLISH_BYTES_MAX);
+    server.publish(channel, format!(r#"{{"payload":"{large}"}}"#).as_bytes());
     server.publish(&format!("pathcast:pod:{A}"), br#"{"payload":"x"}"#);
     server.publish(channel, br#"{"payload":"three"}"#);
     assert_eq!(b.heard.wait(3).await, ["/ws/here one", "unicast two", "/ws/here three"]);
     assert_eq!(a.heard.wait(2).await, ["/ws/here one", "/ws/here three"]);
-    assert_eq!(b.metrics.broker.malformed.get(), 5);
-    assert_eq!(a.metrics.broker.malformed.get(), 6);
+    assert_eq!(b.metrics.broker.malformed.get(), 6);
+    assert_eq!(a.metrics.broker.malformed.get(), 7);
     works_again(&[&a, &b]).await;
 }
 

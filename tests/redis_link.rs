@@ -5,10 +5,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::json;
 use support::client::{Request, ask};
 use support::gateway::Gateway;
+use support::proxy::Proxy;
 use support::redis::Redis;
 use support::wait::{eventually, poll_pause};
 
@@ -148,6 +150,21 @@ async fn a_refused_path_hurts_nobody_else() {
     user(some);
     is_told(&pod, "Redis is away: Redis refuses pathcast:out:/ws/shut").await;
     assert_eq!(pod.publish("/ws/open", msg("x")).await.status, 503);
+    // Nor do those who come for what nobody ever heard keep it down.
+    user("resetchannels");
+    let hammering = async {
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            join_all((0..8).map(|room| {
+                let path = format!("/ws/never{room}");
+                async { handshake(&pod, &{ path }).await }
+            }))
+            .await;
+        }
+    };
+    let allowing = async { user("&pathcast:pod:* &pathcast:out:/ws/open &pathcast:out:/ws/shut") };
+    tokio::join!(hammering, allowing);
+    is_up(&pod, 1).await;
     user("&pathcast:*");
     let given = Instant::now();
     is_up(&pod, 1).await;
@@ -160,13 +177,102 @@ async fn a_refused_path_hurts_nobody_else() {
     assert_eq!(count(&pod, "pathcast_broker_gaps_total").await, 1);
 }
 
+/// What a pod publishes may fill its way to Redis; what it lives of does not wait behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_way_to_redis_is_full_is_neither_dead_nor_deaf() {
+    const PUBLISHERS: usize = 40;
+    let server = Redis::start();
+    let proxy = Proxy::narrow(server.port, 8_000_000).await;
+    let settings = "lease_ttl = \"3s\"\n";
+    let busy = start(&proxy.url(), settings).await;
+    let other = start(&server.url(), settings).await;
+    let mut events = busy.listen("/ws/1").await;
+    let (_client, session) = busy.open_known("/ws/1", &mut events).await;
+
+    let begun = Instant::now();
+    let span = Duration::from_secs(8);
+    let large = msg(&"x".repeat(1 << 20));
+    let publishing = join_all((0..PUBLISHERS).map(async |_| {
+        let (mut statuses, mut slowest) = (Vec::new(), Duration::ZERO);
+        while begun.elapsed() < span {
+            let asked = Instant::now();
+            // Nobody is there: only the way is full.
+            statuses.push(busy.publish("/ws/nobody", large.as_str()).await.status);
+            slowest = slowest.max(asked.elapsed());
+        }
+        (statuses, slowest)
+    }));
+    let watching = async {
+        let mut delivered = 0;
+        while begun.elapsed() < span {
+            let status = other.publish("/ws/1", to(&session, "x")).await.status;
+            assert!([200, 504].contains(&status), "{status} of an open session");
+            delivered += u32::from(status == 200);
+            let listed = other.fetch("/v1/sessions?path=/ws/1").await.json();
+            let sees = listed["sessions"].as_array().is_some_and(|all| all.len() == 1);
+            assert!(sees || listed["complete"] != json!(true), "{listed}");
+            poll_pause().await;
+        }
+        delivered
+    };
+    let (published, delivered) = tokio::join!(publishing, watching);
+    assert!(delivered > 3, "{delivered}");
+    for (statuses, slowest) in published {
+        assert!(statuses.iter().all(|status| [202, 503].contains(status)), "{statuses:?}");
+        // Its turn comes within two seconds, or not at all; its own second of the way comes on top.
+        assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    }
+    assert_eq!(count(&busy, "pathcast_broker_gaps_total").await, 0);
+    assert!(!busy.log().contains("lease"), "{}", busy.log());
+}
+
+/// A full Redis still carries messages. It takes no leases, and then their absence proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_takes_no_leases_still_carries_and_nobody_is_declared_dead() {
+    let server = Redis::start();
+    let settings = "lease_ttl = \"3s\"\n";
+    let (a, b) = (start(&server.url(), settings).await, start(&server.url(), settings).await);
+    let mut events = b.listen("/ws/1").await;
+    let (mut client, session) = b.open_known("/ws/1", &mut events).await;
+    // Those who would be believed, if they said so.
+    let watched = Instant::now();
+    eventually("a lease time", async || (watched.elapsed().as_secs() > 3).then_some(())).await;
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    eventually("leases that have gone", async || {
+        let status = a.publish("/ws/1", to(&session, "one")).await.status;
+        assert_eq!(status, 200);
+        client.expect_text("one").await;
+        let listed = a.fetch("/v1/sessions").await;
+        let is_whole = listed.status == 200 && listed.json()["sessions"] != json!([]);
+        assert!(is_whole || listed.status == 503, "{}", listed.text);
+        (server.command(&["KEYS", "pathcast:lease:*"]).is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(a.fetch("/v1/sessions").await.status, 503);
+
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("both again", async || {
+        let status = a.publish("/ws/1", to(&session, "two")).await.status;
+        assert!([200, 503, 504].contains(&status), "{status} of an open session");
+        (status == 200).then_some(())
+    })
+    .await;
+    client.until_text("two").await;
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    eventually("leases again", async || {
+        let listed = a.fetch("/v1/sessions").await;
+        (listed.status == 200 && listed.json()["sessions"] != json!([])).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_became_a_replica_is_left() {
     let (old, new) = (Redis::start(), Redis::start());
     // A user that may not ask for the role finds out by what a replica does not do.
     old.command(&["ACL", "SETUSER", "mute", "on", ">secret", "~*", "&*", "+@all", "-role"]);
     let mute = old.url().replace("redis://", "redis://mute:secret@");
-    let pods = [start(&old.url(), "").await, start(&mute, "lease_ttl = \"2s\"\n").await];
+    let pods = [start(&old.url(), "").await, start(&mute, "lease_ttl = \"3s\"\n").await];
     let reasons = ["it is no master but a slave", "ReadOnly"];
     for _ in 0..2 {
         assert_eq!(old.command(&["REPLICAOF", "127.0.0.1", &new.port.to_string()]), "OK");

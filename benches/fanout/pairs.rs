@@ -1,4 +1,4 @@
-//! The gateway beside a limit: the same load on the one, then on the other, again and again.
+//! A gateway beside something else: the same load on the one, then on the other, again and again.
 //!
 //! Machines are noisy and change their pace, so only the ratio of two runs that followed each other
 //! says something, and only the median of many such pairs is told.
@@ -9,9 +9,14 @@ use std::time::Duration;
 use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::latency::Latency;
 
+use crate::bench::{Bench, check_faults};
 use crate::limit::Limit;
-use crate::report::{grouped, micros_each};
-use crate::saturation::{Measured, Saturation};
+use crate::plot;
+use crate::redis::{Redis, Stranger};
+use crate::report::grouped;
+use crate::server::{CROWD, Server, Setup};
+use crate::side::{Load, Measured, Side};
+use crate::single::PACE;
 
 /// How long each side of a pair is measured.
 const SPAN: Duration = Duration::from_secs(2);
@@ -19,10 +24,8 @@ const SPAN: Duration = Duration::from_secs(2);
 /// Before it: the sides wake each other's caches up.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-const PACE: Duration = Duration::from_millis(50);
-
-/// What is compared, and how much dearer than its limit the gateway may be.
-pub const ROWS: &[Row] = &[
+/// How much dearer than its limit the gateway may be.
+const LIMITS: &[Row] = &[
     Row::saturated(16, 1_000, 100, 1.1),
     Row::saturated(1, 1_000, 100, 1.2),
     Row::saturated(4, 1_000, 100, 1.2),
@@ -30,42 +33,30 @@ pub const ROWS: &[Row] = &[
     Row::saturated(256, 1_000, 100, 1.2),
     Row::saturated(16, 5_000, 100, 1.15),
     Row::saturated(16, 1_000, 10_000, 1.15),
-    Row { limit: Limit::Write, pace: None, window: 1, clients: 1_000, bytes: 100, bar: 1.15 },
-    Row {
-        limit: Limit::Write,
-        pace: Some(PACE),
-        window: 16,
-        clients: 1_000,
-        bytes: 100,
-        bar: 1.15,
-    },
+    Row { limit: Limit::Write, window: 1, ..Row::saturated(1, 1_000, 100, 1.15) },
+    Row { limit: Limit::Write, pace: Some(PACE), ..Row::saturated(16, 1_000, 100, 1.15) },
 ];
 
+/// One comparison with a limit.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
-    pub limit: Limit,
+struct Row {
+    limit: Limit,
     /// Between two messages; `None`: a closed loop.
-    pub pace: Option<Duration>,
-    pub window: usize,
-    pub clients: usize,
+    pace: Option<Duration>,
+    window: usize,
+    clients: usize,
     /// Of a message.
-    pub bytes: usize,
-    pub bar: f64,
-}
-
-/// What one side of a pair came to.
-#[derive(Debug, Clone, Copy)]
-pub struct Cost {
-    /// CPU of the server per delivery, in microseconds.
-    pub each_micros: f64,
-    pub frames_per_write: f64,
+    bytes: usize,
+    bar: f64,
 }
 
 /// All pairs of a row.
 #[derive(Debug, Default)]
 pub struct Pairs {
-    pub own: Vec<Cost>,
-    pub limit: Vec<Cost>,
+    own: Vec<Measured>,
+    other: Vec<Measured>,
+    /// Of the paced ones, all pairs together.
+    latencies: [Latency; 2],
 }
 
 /// A median, and the interval that holds the true one in 95 of 100 cases.
@@ -76,13 +67,89 @@ pub struct Median {
     pub to: f64,
 }
 
-impl Cost {
-    pub fn of(measured: &Measured, clients: usize) -> Cost {
-        Cost {
-            each_micros: micros_each(measured.cpu, measured.deliveries),
-            frames_per_write: measured.frames_per_write(clients, 1),
+/// The gateway beside the limits.
+pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut curve = Vec::new();
+    for row in LIMITS {
+        let load = Load { window: row.window, bytes: row.bytes, poll: bench.poll() };
+        let clients = bench.scaled(row.clients);
+        let gateway = bench.gateway(&Setup { shards: 1, ..bench.setup() })?;
+        let limit = Server::limit(row.limit, bench.split.gateway.as_deref())?;
+        let own = Side::http(vec![gateway], clients, load)?;
+        let other = Side::http(vec![limit], clients, load)?;
+        let pairs = Pairs::run(bench, row.pace, &mut [own, other], || Ok(()))?;
+        let what = format!("{}: CPU per delivery by limit", row.name());
+        let settings = row.settings(bench);
+        bench.report.add(what, pairs.to_string(), &settings);
+        if row.is_on_curve() {
+            let of = |all: &[Measured]| Median::of(all.iter().map(Measured::each_micros).collect());
+            curve.push((row.window, of(&pairs.own).value, of(&pairs.other).value));
+        }
+        if row.pace.is_some() {
+            let [own, limit] = &pairs.latencies;
+            let figure = format!("{own}; the limit: {limit}");
+            bench.report.add(format!("{}: latency", row.name()), figure, &settings);
         }
     }
+    curve.sort_by_key(|&(window, ..)| window);
+    bench.plot = Some(plot::svg(&curve));
+    Ok(())
+}
+
+/// Two pods on one Redis, beside one with the memory broker.
+pub fn redis(bench: &mut Bench) -> anyhow::Result<()> {
+    let clients = bench.scaled(1_000);
+    let redis = Redis::start(bench.split.load.as_deref())?;
+    let setup = Setup { redis: Some(redis.url()), ..bench.setup() };
+    let pods = vec![bench.gateway(&setup)?, bench.gateway(&setup)?];
+    let stranger = Box::new(Stranger::connect(&redis, CROWD)?);
+    let own = Side::new(pods, clients, stranger, bench.load())?;
+    let alone = bench.gateway(&bench.setup())?;
+    let other = Side::http(vec![alone], clients, bench.load())?;
+    let pairs = Pairs::run(bench, None, &mut [own, other], || Ok(()))?;
+    let what = "through Redis, two pods: CPU per delivery by the memory broker's";
+    let settings = format!(
+        "bar 1.1; W = {}, {} clients a pod, PUBLISH by the load, {} pairs of {} s",
+        bench.options.window,
+        grouped(clients as f64),
+        pairs.own.len(),
+        SPAN.as_secs()
+    );
+    let settings = bench.settings(&settings);
+    bench.report.add(what, pairs.to_string(), settings);
+    Ok(())
+}
+
+/// A busy path beside idle ones, and alone.
+pub fn aside(bench: &mut Bench) -> anyhow::Result<()> {
+    const PATHS: usize = 100;
+    let (clients, idle) = (bench.scaled(1_000), bench.scaled(10_000));
+    let crowded = bench.gateway(&bench.setup())?;
+    let mut silent = Crowd::new()?;
+    let room = |number: usize| format!("/rooms/{}", number % PATHS);
+    silent.connect(crowded.clients, idle, room, 64)?;
+    let own = Side::http(vec![crowded], clients, bench.load())?;
+    let alone = bench.gateway(&bench.setup())?;
+    let other = Side::http(vec![alone], clients, bench.load())?;
+    let pairs = Pairs::run(bench, None, &mut [own, other], || {
+        // It answers its pings.
+        silent.turn(Duration::ZERO, |_| {})?;
+        silent.check()
+    })?;
+    let what = format!(
+        "a busy path beside {PATHS} idle ones with {} sessions: CPU per delivery by alone",
+        grouped(idle as f64)
+    );
+    let settings = format!(
+        "bar 1.1; W = {}, {} clients, {} pairs of {} s",
+        bench.options.window,
+        grouped(clients as f64),
+        pairs.own.len(),
+        SPAN.as_secs()
+    );
+    let settings = bench.settings(&settings);
+    bench.report.add(what, pairs.to_string(), settings);
+    Ok(())
 }
 
 impl Row {
@@ -91,60 +158,73 @@ impl Row {
         Row { limit: Limit::Join, pace: None, window, clients, bytes, bar }
     }
 
-    pub fn name(&self) -> String {
+    /// Of the window alone.
+    fn is_on_curve(&self) -> bool {
+        self.limit == Limit::Join && self.clients == 1_000 && self.bytes == 100
+    }
+
+    fn name(&self) -> String {
         let clients = grouped(self.clients as f64);
         let (window, bytes) = (self.window, self.bytes);
         match (self.limit, self.pace) {
-            (_, Some(_)) => format!("paced, {clients} clients: ratio to limit-write"),
-            (Limit::Write, None) => {
-                format!("one at a time, {clients} clients: ratio to limit-write")
-            }
-            (Limit::Join, None) => format!(
-                "saturated, W = {window}, {clients} clients, {bytes} B: ratio to limit-join"
-            ),
+            (_, Some(_)) => format!("paced, {clients} clients"),
+            (Limit::Write, None) => format!("one at a time, {clients} clients"),
+            (Limit::Join, None) => format!("W = {window}, {clients} clients, {bytes} B"),
         }
     }
 
-    pub fn settings(&self, pairs: usize, poll_ms: u64) -> String {
+    fn settings(&self, bench: &Bench) -> String {
         let span = SPAN.as_secs();
-        let bar = self.bar;
+        let Row { bar, bytes, .. } = self;
+        let limit = match self.limit {
+            Limit::Write => "limit-write",
+            Limit::Join => "limit-join",
+        };
         let how = match self.pace {
             Some(pace) => format!("a message every {} ms", pace.as_millis()),
-            None => format!("load polls every {poll_ms} ms"),
+            None => format!("load polls every {} ms", bench.options.poll_ms),
         };
-        format!("bar {bar}; {pairs} pairs of {span} s, {how}, {} B", self.bytes)
+        let pairs = count(bench);
+        bench.settings(&format!("bar {bar} × {limit}; {pairs} pairs of {span} s, {how}, {bytes} B"))
     }
 }
 
+fn count(bench: &Bench) -> usize {
+    if bench.options.quick { 3 } else { bench.options.pairs }
+}
+
 impl Pairs {
-    /// Runs `count` pairs; the gateway's side comes first in both.
-    pub fn run(
-        row: &Row,
-        count: usize,
-        loads: &mut [Saturation<'_>; 2],
-        crowds: &mut [Crowd; 2],
+    /// The gateway's side comes first in each pair; after each pair `between` has its turn.
+    fn run(
+        bench: &Bench,
+        pace: Option<Duration>,
+        sides: &mut [Side; 2],
+        mut between: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Pairs> {
         let mut pairs = Pairs::default();
-        for _ in 0..count {
-            let mut costs = [&mut pairs.own, &mut pairs.limit];
-            for ((load, crowd), costs) in loads.iter_mut().zip(&mut *crowds).zip(&mut costs) {
-                let measured = match row.pace {
+        for _ in 0..count(bench) {
+            let all = [&mut pairs.own, &mut pairs.other];
+            for ((side, all), latency) in sides.iter_mut().zip(all).zip(&mut pairs.latencies) {
+                all.push(match pace {
                     Some(pace) => {
                         let messages = SPAN.as_millis() / pace.as_millis();
-                        load.pace(crowd, pace, messages as u64, &mut Latency::new())?
+                        side.pace(pace, messages as u64, latency)?
                     }
-                    None => load.run(crowd, WARM_UP, SPAN, || {})?,
-                };
-                costs.push(Cost::of(&measured, crowd.count()));
+                    None => side.saturate(WARM_UP, SPAN, || {})?,
+                });
             }
+            between()?;
+        }
+        for side in sides {
+            check_faults(&side.crowd)?;
         }
         Ok(pairs)
     }
 
-    /// Of the gateway's cost by the limit's, pair by pair.
+    /// Of the gateway's cost by the other's, pair by pair.
     pub fn ratio(&self) -> Median {
-        let ratio = |(own, limit): (&Cost, &Cost)| own.each_micros / limit.each_micros;
-        Median::of(self.own.iter().zip(&self.limit).map(ratio).collect())
+        let ratio = |(own, other): (&Measured, &Measured)| own.each_micros() / other.each_micros();
+        Median::of(self.own.iter().zip(&self.other).map(ratio).collect())
     }
 }
 
@@ -152,16 +232,16 @@ impl Pairs {
 impl fmt::Display for Pairs {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Median { value, from, to } = self.ratio();
-        let cost = |costs: &[Cost]| Median::of(costs.iter().map(|one| one.each_micros).collect());
-        let frames =
-            |costs: &[Cost]| Median::of(costs.iter().map(|one| one.frames_per_write).collect());
+        let of = |all: &[Measured], figure: fn(&Measured) -> f64| {
+            Median::of(all.iter().map(figure).collect()).value
+        };
         write!(
             out,
-            "{value:.2} ({from:.2}–{to:.2}): {:.3} µs and {:.1} frames per write by {:.3} and {:.1}",
-            cost(&self.own).value,
-            frames(&self.own).value,
-            cost(&self.limit).value,
-            frames(&self.limit).value,
+            "**{value:.2}** ({from:.2}–{to:.2}): {:.3} µs, {:.1} frames per write by {:.3}, {:.1}",
+            of(&self.own, Measured::each_micros),
+            of(&self.own, |one| one.frames_per_write),
+            of(&self.other, Measured::each_micros),
+            of(&self.other, |one| one.frames_per_write),
         )
     }
 }

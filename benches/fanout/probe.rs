@@ -51,8 +51,13 @@ pub struct Latencies {
 }
 
 impl Probe {
-    /// Opens the client. Messages are of `bytes`.
-    pub fn open(server: &Server, bytes: usize, clock: Clock) -> anyhow::Result<Probe> {
+    /// Opens the client, alone on its path, to be sent to through `api`. Messages are of `bytes`.
+    pub fn open(
+        server: &Server,
+        api: SocketAddr,
+        bytes: usize,
+        clock: Clock,
+    ) -> anyhow::Result<Probe> {
         let mut stream = TcpStream::connect(server.clients)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
@@ -72,15 +77,15 @@ impl Probe {
         // The session may become visible a moment after its 101.
         let until = Instant::now() + PATIENCE;
         let target = loop {
-            match server.session(ASIDE) {
-                Ok(id) => break format!("/v1/publish{ASIDE}?session={id}"),
-                Err(error) if Instant::now() >= until => return Err(error),
-                Err(_) => sleep(Duration::from_millis(5)),
+            if let [id] = &server.sessions(ASIDE)?[..] {
+                break format!("/v1/publish{ASIDE}?session={id}");
             }
+            ensure!(Instant::now() < until, "the probe's session is not listed alone");
+            sleep(Duration::from_millis(5));
         };
         Ok(Probe {
             stream,
-            api: server.api,
+            api,
             target,
             bytes,
             clock,

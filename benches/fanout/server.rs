@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
@@ -13,19 +14,29 @@ use tempfile::TempDir;
 use crate::limit::Limit;
 use crate::process::Process;
 
+/// How long a server may take until it is ready.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The path of the crowd.
 pub const CROWD: &str = "/crowd";
 
 /// The path beside it, with a single client.
 pub const ASIDE: &str = "/aside";
 
+/// A pattern, for crowds with a path for each client.
+pub const ROOMS: &str = "/rooms/{room}";
+
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub shards: usize,
     /// Processors, as `taskset` takes them; `None`: all.
     pub cpus: Option<String>,
-    /// Of the crowd's path.
-    pub heartbeat: String,
+    /// Of the crowd's path, in seconds.
+    pub heartbeat_s: u64,
+    /// Where its Redis is, if it has one.
+    pub redis: Option<String>,
+    /// Further settings of the crowd's path.
+    pub crowd: &'static str,
 }
 
 pub struct Server {
@@ -33,6 +44,7 @@ pub struct Server {
     pub clients: SocketAddr,
     pub api: SocketAddr,
     pub process: Process,
+    pub shards: usize,
     /// Of the settings, if it has any.
     _folder: Option<TempDir>,
 }
@@ -50,7 +62,7 @@ impl Server {
             }
         }
         command.arg("--config").arg(&file);
-        Server::start(command, Some(folder))
+        Server::start(command, setup.shards, Some(folder))
     }
 
     /// Starts a limit, which is this very program with another job.
@@ -58,16 +70,21 @@ impl Server {
         let mut command = pinned(&std::env::current_exe()?, cpus);
         let name = limit.to_possible_value().context("every limit has a name")?;
         command.args(["--bench", "--limit", name.get_name()]);
-        Server::start(command, None)
+        Server::start(command, 1, None)
     }
 
-    fn start(mut command: Command, folder: Option<TempDir>) -> anyhow::Result<Server> {
+    fn start(
+        mut command: Command,
+        shards: usize,
+        folder: Option<TempDir>,
+    ) -> anyhow::Result<Server> {
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
         // taskset becomes the program it starts, so this is the server's own number.
         let process = Process(child.id());
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server { child, clients: nowhere, api: nowhere, process, _folder: folder };
+        let mut server =
+            Server { child, clients: nowhere, api: nowhere, process, shards, _folder: folder };
         while server.clients.port() == 0 || server.api.port() == 0 {
             let Some(line) = lines.next() else {
                 server.child.wait()?;
@@ -92,15 +109,25 @@ impl Server {
         Ok(value.with_context(|| format!("no metric {name}"))?.trim().parse()?)
     }
 
-    /// The id of the only session on `path`.
-    pub fn session(&self, path: &str) -> anyhow::Result<String> {
-        let answer =
-            Publisher::connect(self.api, None)?.get(&format!("/v1/sessions?path={path}"))?;
+    /// The ids of the sessions on `path`.
+    pub fn sessions(&self, path: &str) -> anyhow::Result<Vec<String>> {
+        let mut publisher = Publisher::connect(self.api, None)?;
+        let answer = publisher.get(&format!("/v1/sessions?limit=1000&path={path}"))?;
         answer.check(200)?;
         let page: serde_json::Value = serde_json::from_str(&answer.body)?;
         let sessions = page["sessions"].as_array().context("no sessions")?;
-        ensure!(sessions.len() == 1, "{} sessions on {path}", sessions.len());
-        Ok(sessions[0]["id"].as_str().context("a session without id")?.to_owned())
+        let id = |one: &serde_json::Value| one["id"].as_str().map(str::to_owned);
+        sessions.iter().map(id).collect::<Option<_>>().context("a session without id")
+    }
+
+    /// Waits until it takes clients.
+    pub fn ready(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while Publisher::connect(self.api, None)?.get("/readyz")?.status != 200 {
+            ensure!(Instant::now() < until, "the server is not ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 }
 
@@ -113,7 +140,7 @@ impl Drop for Server {
 }
 
 /// Started on these processors.
-fn pinned(program: &Path, cpus: Option<&str>) -> Command {
+pub fn pinned(program: &Path, cpus: Option<&str>) -> Command {
     let mut command = match cpus {
         Some(cpus) => {
             let mut command = Command::new("taskset");
@@ -127,7 +154,9 @@ fn pinned(program: &Path, cpus: Option<&str>) -> Command {
 }
 
 fn settings(setup: &Setup) -> String {
-    let Setup { shards, heartbeat, .. } = setup;
+    let Setup { shards, heartbeat_s, redis, crowd, .. } = setup;
+    let broker = redis.as_ref().map(|url| format!("[broker]\nurl = \"{url}\"\n"));
+    let broker = broker.unwrap_or_default();
     format!(
         r#"
 [clients]
@@ -138,11 +167,16 @@ listen = "127.0.0.1:0"
 shards = {shards}
 [log]
 level = "warn"
+{broker}
 [[path]]
 path = "{CROWD}"
-heartbeat = "{heartbeat}"
+heartbeat = "{heartbeat_s}s"
+{crowd}
 [[path]]
 path = "{ASIDE}"
+[[path]]
+path = "{ROOMS}"
+concrete_paths_max = 20000
 "#
     )
 }

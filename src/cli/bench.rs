@@ -13,7 +13,8 @@ use serde_json::json;
 
 use crate::cli::load::crowd::Crowd;
 use crate::cli::load::latency::Latency;
-use crate::cli::load::run::{Plan, Run};
+use crate::cli::load::publisher::{Publisher, ToPath};
+use crate::cli::load::run::Run;
 use crate::cli::load::stamp::STAMP_BYTES;
 
 /// Between two lines of progress.
@@ -101,19 +102,14 @@ fn measure(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Res
     ensure!(args.window != Some(0), "--window: one at least");
     let (gateway, api) = (resolve(&args.gateway)?, resolve(&args.api)?);
     let begun = Instant::now();
-    let mut crowd = Crowd::new(gateway)?;
-    crowd.connect(args.clients, &args.path, 64)?;
+    let mut crowd = Crowd::new()?;
+    crowd.connect(gateway, args.clients, |_| args.path.clone(), 64)?;
     let connect = begun.elapsed();
     writeln!(err, "{} clients are open after {:.1} s", crowd.count(), connect.as_secs_f64())?;
 
-    let plan = Plan {
-        api,
-        key: args.key.as_deref(),
-        path: &args.path,
-        bytes: args.size,
-        window: args.window.unwrap_or(PACED_WINDOW),
-    };
-    let mut run = Run::new(plan, &crowd)?;
+    let outlet = ToPath::new(Publisher::connect(api, args.key.as_deref())?, &args.path);
+    let window = args.window.unwrap_or(PACED_WINDOW);
+    let mut run = Run::new(Box::new(outlet), &crowd, window, args.size)?;
     let mut latency = Latency::new();
     let begun = Instant::now();
     let span = Duration::from_secs(args.seconds);

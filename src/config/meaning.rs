@@ -27,8 +27,8 @@ use crate::trace;
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
 
-/// Below this a pod that is merely busy would be taken for dead.
-const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+/// Below this one slow answer of a Redis that lives would be taken for a death.
+const LEASE_TTL_MIN: Duration = Duration::from_secs(3);
 
 /// Longer, and messages would be late rather than together.
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ pub fn settings(
             unicast_timeout: wire.broker.unicast_timeout.0,
             unready_after: wire.broker.unready_after.0,
         },
-        broker: redis(&wire.broker)?,
+        broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
         paths: paths(&wire)?,
         log: log(&wire.log)?,
@@ -83,7 +83,10 @@ pub fn settings(
 }
 
 /// `None`: the memory broker.
-fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault> {
+fn redis(
+    written: &wire::Broker,
+    publish_bytes_max: usize,
+) -> Result<Option<broker::redis::Config>, Fault> {
     let at = |key| At::keys(["broker", key]);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte);
     if written.prefix.is_empty() || !written.prefix.bytes().all(is_plain) {
@@ -93,13 +96,14 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
     }
     if written.lease_ttl.0 < LEASE_TTL_MIN {
         let what = "a pod that is merely busy would be taken for dead";
-        return Err(Fault::value(at("lease_ttl"), what).advise("at least \"1s\""));
+        return Err(Fault::value(at("lease_ttl"), what).advise("at least \"3s\""));
     }
     let address = written.url.as_ref().map(|url| {
         // It may hold a password, so it is not shown.
         Address::parse(url).map_err(|error| {
-            Fault::value(at("url"), format!("this is not the URL of a Redis: {error}"))
-                .advise("as in \"redis://127.0.0.1:6379\"")
+            Fault::value(at("url"), format!("this is not the URL of a Redis: {error}")).advise(
+                "as in \"redis://127.0.0.1:6379\"; @ / : # % in a password are written as %40 …",
+            )
         })
     });
     let Some(address) = secured(address.transpose()?, written)? else { return Ok(None) };
@@ -108,6 +112,7 @@ fn redis(written: &wire::Broker) -> Result<Option<broker::redis::Config>, Fault>
         prefix: written.prefix.clone(),
         lease_ttl: written.lease_ttl.0,
         stream_backlog_max: written.stream_backlog_max,
+        publish_bytes_max,
         ask_timeout: written.unicast_timeout.0,
     }))
 }

@@ -8,12 +8,13 @@ mod support;
 mod json;
 mod play;
 mod stage;
+mod streams;
 mod value;
 
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use stage::Way;
+use stage::{Door, Way};
 use support::redis::Redis;
 
 /// Gateways at once: playing a case is mostly waiting for a process to start.
@@ -34,15 +35,38 @@ async fn every_recorded_case_plays_as_node_red_did() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_case_plays_as_node_red_did_across_pods() {
     let lines = recorded();
-    report(play_all(&lines, Way::OtherPod(Arc::new(Redis::start()))).await);
+    report(play_all(&lines, many(Door::OtherPod, Door::OtherPod)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_case_plays_as_node_red_did_into_streams() {
+    let lines = recorded();
+    report(play_all(&lines, many(Door::OtherPod, Door::Redis)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_case_that_publishes_plays_as_node_red_did_through_redis() {
+    let lines = publishing();
+    report(play_all(&lines, many(Door::Redis, Door::OtherPod)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_case_that_publishes_plays_as_node_red_did_past_all_pods() {
+    let lines = publishing();
+    report(play_all(&lines, many(Door::Redis, Door::Redis)).await);
+}
+
+/// Pods on a Redis of their own.
+fn many(published: Door, heard: Door) -> Way {
+    Way::Many { redis: Arc::new(Redis::start()), published, heard }
+}
+
+/// The cases in which something is published.
+fn publishing() -> Vec<String> {
     let mut lines = recorded();
     lines.retain(|line| line.contains(r#""op":"publish"#) || line.contains(r#""op": "publish"#));
     assert!(std::env::var_os("PATHCAST_CASES").is_some() || lines.len() == PUBLISHING);
-    report(play_all(&lines, Way::ThroughRedis(Arc::new(Redis::start()))).await);
+    lines
 }
 
 /// The cases, one a line.

@@ -29,10 +29,11 @@ pub async fn play(line: &str, way: &Way) -> Result<Outcome, String> {
     let id = text(&case, "id")?;
     let paths = case.member("paths").ok_or("no paths")?;
     let mut config = String::new();
+    let backend = if way.has_streams() { "backend = { stream = true }\n" } else { "" };
     for path in paths.items() {
         let wholemsg = path.member("wholemsg") == Some(&Json::Bool(true));
         let path = text(path, "path")?;
-        write!(config, "[[path]]\npath = \"{path}\"\nwholemsg = {wholemsg}\n")
+        write!(config, "[[path]]\npath = \"{path}\"\nwholemsg = {wholemsg}\n{backend}")
             .map_err(|error| error.to_string())?;
     }
     let mut play = Play {

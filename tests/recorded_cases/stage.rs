@@ -1,7 +1,7 @@
 //! Where a case is played: clients and listeners that note all they hear, and ways to wait for it.
 //!
-//! Clients connect to one pod. Whoever publishes does so at that one, at another one, or through
-//! Redis; the case is the same.
+//! Clients connect to one pod. Whoever publishes, and whoever hears events, does so at that one, at
+//! another one, or at Redis past all pods; the case is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::json::{self, Json};
+use crate::streams::Streams;
 use crate::support::client::{Heard, Writer};
 use crate::support::events::Events;
 use crate::support::gateway::{Gateway, Said};
@@ -28,12 +29,19 @@ pub enum Frame {
     Binary(Vec<u8>),
 }
 
-/// An event at a listener.
+/// An event, at a listener or in a stream.
 #[derive(Debug, Clone)]
 pub struct Told {
     pub kind: String,
     pub session: String,
     pub json: Json,
+}
+
+impl Told {
+    pub fn new(kind: String, json: Json) -> Told {
+        let session = json.member("session").and_then(Json::as_text).unwrap_or_default();
+        Told { kind, session, json }
+    }
 }
 
 /// All that was heard so far, by the clients' names.
@@ -84,27 +92,42 @@ pub struct Actor {
     reading: JoinHandle<()>,
 }
 
-/// By which way a case is published.
+/// By which way a case is published, and its events are heard.
 #[derive(Debug, Clone)]
 pub enum Way {
-    /// Over HTTP, to the one pod there is.
+    /// Over HTTP, at the one pod there is.
     OnePod,
-    /// Over HTTP, to another pod than the clients'.
-    OtherPod(Arc<Redis>),
-    /// Through Redis, past all pods.
-    ThroughRedis(Arc<Redis>),
+    /// With the clients at one of the pods of this Redis.
+    Many { redis: Arc<Redis>, published: Door, heard: Door },
 }
 
-enum Publisher {
-    ClientsPod,
-    Pod(Gateway),
-    Redis { connection: Box<tokio::sync::Mutex<Connection>>, prefix: String },
+/// Where those come in who are no clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Over HTTP, at another pod than the clients'.
+    OtherPod,
+    /// At Redis itself: msgs on channels, events in streams.
+    Redis,
+}
+
+impl Way {
+    /// Whether events have to be in streams.
+    pub fn has_streams(&self) -> bool {
+        matches!(self, Way::Many { heard: Door::Redis, .. })
+    }
 }
 
 pub struct Stage {
-    /// The clients' pod, where events are heard, too.
+    /// The clients' pod.
     pub gateway: Gateway,
-    publisher: Publisher,
+    /// Where HTTP goes, if not to the clients' pod.
+    other: Option<Gateway>,
+    /// What is published through Redis goes here.
+    publishing: Option<tokio::sync::Mutex<Connection>>,
+    /// Where streams are read.
+    streams: Option<Arc<Redis>>,
+    /// What the names in Redis begin with.
+    prefix: String,
     pub actors: BTreeMap<String, Actor>,
     pub sessions: Sessions,
     board: Arc<Board>,
@@ -114,34 +137,31 @@ pub struct Stage {
 impl Stage {
     /// Pods of this stage's own, with these paths.
     pub async fn build(way: &Way, paths: &str) -> Stage {
-        let hub = "[hub]\nshards = 2\n";
-        let (gateway, publisher) = match way {
-            Way::OnePod => (Gateway::start(&format!("{hub}{paths}")).await, Publisher::ClientsPod),
-            Way::OtherPod(redis) | Way::ThroughRedis(redis) => {
-                // Many stages share a Redis, each under a name of its own.
-                let prefix = format!("stage-{}", uuid::Uuid::new_v4());
-                let url = redis.url();
-                let broker = format!("[broker]\nurl = \"{url}\"\nprefix = \"{prefix}\"\n");
-                let config = format!("{hub}{broker}{paths}");
-                let gateway = Gateway::start(&config).await;
-                let publisher = match way {
-                    Way::ThroughRedis(redis) => {
-                        let connection = Box::new(redis.connect().await.into());
-                        Publisher::Redis { connection, prefix }
-                    }
-                    _ => {
-                        let other = Gateway::start(&config).await;
-                        other.ready().await;
-                        Publisher::Pod(other)
-                    }
-                };
-                gateway.ready().await;
-                (gateway, publisher)
+        // Many stages share a Redis, each under a name of its own.
+        let prefix = format!("stage-{}", uuid::Uuid::new_v4());
+        let mut config = format!("[hub]\nshards = 2\n{paths}");
+        let (mut other, mut publishing, mut streams) = (None, None, None);
+        if let Way::Many { redis, published, heard } = way {
+            let url = redis.url();
+            config += &format!("[broker]\nurl = \"{url}\"\nprefix = \"{prefix}\"\n");
+            if [published, heard].contains(&&Door::OtherPod) {
+                other = Some(Gateway::start(&config).await);
             }
-        };
+            if *published == Door::Redis {
+                publishing = Some(redis.connect().await.into());
+            }
+            streams = (*heard == Door::Redis).then(|| redis.clone());
+        }
+        let gateway = Gateway::start(&config).await;
+        for pod in other.iter().chain([&gateway]) {
+            pod.ready().await;
+        }
         Stage {
             gateway,
-            publisher,
+            other,
+            publishing,
+            streams,
+            prefix,
             actors: BTreeMap::new(),
             sessions: Sessions::new(),
             board: Arc::default(),
@@ -149,30 +169,44 @@ impl Stage {
         }
     }
 
+    /// The pod that is called over HTTP.
+    fn called(&self) -> &Gateway {
+        self.other.as_ref().unwrap_or(&self.gateway)
+    }
+
     /// Notes the events of a path from now on.
     pub async fn listen(&mut self, path: &str) {
-        let mut events: Events = self.gateway.listen(path).await;
         let board = Arc::clone(&self.board);
-        self.listening.push(tokio::spawn(async move {
-            while let Some(event) = events.next_whenever().await {
-                let json = json::parse(&event.data).unwrap_or(Json::Null);
-                let session = json.member("session").and_then(Json::as_text).unwrap_or_default();
-                board.note(|notes| notes.told.push(Told { kind: event.kind, session, json }));
+        self.listening.push(match &self.streams {
+            Some(redis) => {
+                let mut streams = Streams::open(redis, &self.prefix, path).await;
+                tokio::spawn(async move {
+                    loop {
+                        let told = streams.next().await;
+                        board.note(|notes| notes.told.extend(told));
+                    }
+                })
             }
-        }));
+            None => {
+                let mut events: Events = self.called().listen(path).await;
+                tokio::spawn(async move {
+                    while let Some(event) = events.next_whenever().await {
+                        let json = json::parse(&event.data).unwrap_or(Json::Null);
+                        board.note(|notes| notes.told.push(Told::new(event.kind, json)));
+                    }
+                })
+            }
+        });
     }
 
     /// Publishes a msg; what the publisher is told, if anything.
     pub async fn publish(&self, path: &str, msg: String) -> Option<Said> {
-        match &self.publisher {
-            Publisher::ClientsPod => Some(self.gateway.publish(path, msg).await),
-            Publisher::Pod(pod) => Some(pod.publish(path, msg).await),
-            Publisher::Redis { connection, prefix } => {
-                let channel = format!("{prefix}:out:{path}");
-                connection.lock().await.publish(&channel, msg.as_bytes()).await;
-                None
-            }
-        }
+        let Some(connection) = &self.publishing else {
+            return Some(self.called().publish(path, msg).await);
+        };
+        let channel = format!("{}:out:{path}", self.prefix);
+        connection.lock().await.publish(&channel, msg.as_bytes()).await;
+        None
     }
 
     /// Connects a client and learns its session from its `connect` event.

@@ -20,6 +20,9 @@ use super::redis::Redis as Server;
 use super::wait::{eventually, within};
 
 /// Short, so that a pod is known to be dead before a test loses its patience.
+/// What a stranger may publish at once.
+pub const PUBLISH_BYTES_MAX: usize = 100_000;
+
 pub const LEASE_TTL: Duration = Duration::from_secs(1);
 
 /// A configured path of every pod.
@@ -136,6 +139,7 @@ impl Pod {
             prefix: "pathcast".into(),
             lease_ttl: LEASE_TTL,
             stream_backlog_max: 1_000,
+            publish_bytes_max: PUBLISH_BYTES_MAX,
             ask_timeout: Duration::from_secs(2),
         };
         let broker = Redis::start(config, id, heard.clone(), metrics.clone(), &lifecycle);

@@ -6,13 +6,17 @@ use super::gateway::Gateway;
 use super::redis::Redis;
 use super::wait::eventually;
 
-/// One path alone, as many as there are rooms, and one whose clients are closed by a gap.
-pub const PATHS: &str = r#"
+/// One path alone, and as many as there are rooms.
+const PATHS: &str = r#"
 [[path]]
 path = "/ws"
 [[path]]
 path = "/ws/rooms/{room}"
 wholemsg = true
+"#;
+
+/// One whose clients are closed by a gap.
+const STRICT: &str = r#"
 [[path]]
 path = "/ws/strict"
 on_gap = "close"
@@ -28,9 +32,12 @@ pub async fn start_at(url: &str, settings: &str) -> Gateway {
     ready(Gateway::start(&config(url, settings)).await).await
 }
 
-/// As [`start`], of the build that `PATHCAST_PEER` names, if it is set.
-pub async fn start_peer(server: &Redis, settings: &str) -> Gateway {
-    ready(Gateway::start_peer(&config(&server.url(), settings)).await).await
+/// As [`start`], of the build that `PATHCAST_PEER` names, if it is set: with the paths that an older
+/// build can have, too.
+pub async fn start_peer(server: &Redis) -> Gateway {
+    let url = server.url();
+    let config = format!("[broker]\nurl = \"{url}\"\n{PATHS}");
+    ready(Gateway::start_peer(&config).await).await
 }
 
 /// Waits for that status of readiness.
@@ -52,7 +59,7 @@ pub fn msg(payload: &str) -> String {
 }
 
 fn config(url: &str, settings: &str) -> String {
-    format!("[broker]\nurl = \"{url}\"\n{settings}{PATHS}")
+    format!("[broker]\nurl = \"{url}\"\n{settings}{PATHS}{STRICT}")
 }
 
 async fn ready(gateway: Gateway) -> Gateway {

@@ -5,12 +5,17 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, copy, copy_bidirectional, sink};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::wait::within;
+
+/// What is carried at once.
+const PIECE_BYTES: usize = 16 * 1024;
 
 pub struct Proxy {
     addr: SocketAddr,
@@ -38,12 +43,17 @@ enum Passage {
 impl Proxy {
     /// A way to that port of this machine.
     pub async fn start(port: u16) -> Proxy {
+        Proxy::narrow(port, u32::MAX).await
+    }
+
+    /// A way that carries so many bytes a second to Redis on each connection.
+    pub async fn narrow(port: u16, bytes_per_second: u32) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         let (state, watched) =
             watch::channel(State { passage: Passage::Open, deaf: Vec::new(), cuts: 0 });
-        let accepting =
-            tokio::spawn(accept(listener, SocketAddr::from(([127, 0, 0, 1], port)), watched));
+        let redis = SocketAddr::from(([127, 0, 0, 1], port));
+        let accepting = tokio::spawn(accept(listener, redis, bytes_per_second, watched));
         Proxy { addr, state, accepting }
     }
 
@@ -94,7 +104,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, redis: SocketAddr, watched: watch::Receiver<State>) {
+async fn accept(
+    listener: TcpListener,
+    redis: SocketAddr,
+    bytes_per_second: u32,
+    watched: watch::Receiver<State>,
+) {
     loop {
         let (gateway, _) = listener.accept().await.expect("a listener goes on");
         let mut state = watched.clone();
@@ -109,7 +124,7 @@ async fn accept(listener: TcpListener, redis: SocketAddr, watched: watch::Receiv
         tokio::spawn(async move {
             let mut cut = state.clone();
             tokio::select! {
-                () = carry(gateway, redis, state) => {}
+                () = carry(gateway, redis, bytes_per_second, state) => {}
                 // An error: the proxy is gone.
                 _ = cut.wait_for(|state| state.cuts > cuts) => {}
             }
@@ -118,7 +133,12 @@ async fn accept(listener: TcpListener, redis: SocketAddr, watched: watch::Receiv
 }
 
 /// Until one end ends, or for ever once it is half-open.
-async fn carry(mut gateway: TcpStream, redis: SocketAddr, mut state: watch::Receiver<State>) {
+async fn carry(
+    mut gateway: TcpStream,
+    redis: SocketAddr,
+    bytes_per_second: u32,
+    mut state: watch::Receiver<State>,
+) {
     if state.borrow().passage != Passage::Open {
         return swallow(&mut gateway).await;
     }
@@ -131,17 +151,37 @@ async fn carry(mut gateway: TcpStream, redis: SocketAddr, mut state: watch::Rece
     let is_mute = |state: &State| {
         [Passage::OneWay, Passage::HalfOpen].contains(&state.passage) || state.deaf.contains(&port)
     };
+    let (mut from_gateway, mut to_gateway) = gateway.split();
+    let (mut from_redis, mut to_redis) = redis.split();
     let passage = tokio::select! {
-        _ = copy_bidirectional(&mut gateway, &mut redis) => return,
+        () = pump(&mut from_gateway, &mut to_redis, bytes_per_second) => return,
+        () = pump(&mut from_redis, &mut to_gateway, u32::MAX) => return,
         Ok(state) = state.wait_for(is_mute) => state.passage,
     };
-    let (mut from_gateway, _to_gateway) = gateway.split();
-    let (mut from_redis, mut to_redis) = redis.split();
     if passage == Passage::OneWay {
         let carrying = copy(&mut from_gateway, &mut to_redis);
         let _ = tokio::join!(carrying, swallow(&mut from_redis));
     } else {
         tokio::join!(swallow(&mut from_gateway), swallow(&mut from_redis));
+    }
+}
+
+/// Carries at that pace, until either end ends.
+async fn pump(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    bytes_per_second: u32,
+) {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut piece).await else { return };
+        if to.write_all(&piece[..read]).await.is_err() {
+            return;
+        }
+        if bytes_per_second < u32::MAX {
+            tokio::time::sleep(Duration::from_secs_f64(read as f64 / f64::from(bytes_per_second)))
+                .await;
+        }
     }
 }
 

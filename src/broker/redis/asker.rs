@@ -125,13 +125,13 @@ impl Asker {
     }
 
     /// What proves that a pod has gone: there is no lease of it, and this pod would have seen it
-    /// renewed, since it saw Redis without a break for a whole lease time.
+    /// renewed: it has heard Redis for a whole lease time without a break, and its own lease, which
+    /// is renewed in the same way, has been renewed each time.
     async fn is_gone(&self, pod: PodId) -> Result<bool, Failure> {
         let lease = Cmd::exists(self.inbox.names.lease(pod));
-        let leased = self.inbox.commands.send(lease).await?;
-        let up_since = self.inbox.commands.up_since();
-        let is_long_up =
-            up_since.is_some_and(|since| BootTime::now().since(since) >= self.lease_ttl);
-        Ok(leased == Value::Int(0) && is_long_up)
+        let leased = self.inbox.commands.send_vital(lease).await?;
+        let would_know = self.inbox.lease.is_renewed(BootTime::now())
+            && self.inbox.has_heard_for(self.lease_ttl);
+        Ok(leased == Value::Int(0) && would_know)
     }
 }

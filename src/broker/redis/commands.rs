@@ -4,11 +4,15 @@
 //! order of calls is the order of commands, whatever the connection's own queue does with several
 //! at once; and when the link breaks it is known which commands may have been done (the batch) and
 //! which certainly have not (the rest).
+//!
+//! What keeps the pod alive (leases, pings, answers to other pods) does not wait behind what is
+//! published: it goes in the next batch, before everything else. Whatever else waits too long is
+//! not sent any more.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
@@ -20,6 +24,9 @@ use crate::clock::BootTime;
 
 /// What may wait: as much as in front of a shard.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// How long a command waits for its turn: whoever called is told that it was not sent.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A batch ends with the command that fills it; many small ones cost one write.
 const BATCH_BYTES: usize = 1 << 20;
@@ -43,19 +50,55 @@ pub struct Commands {
 
 #[derive(Default)]
 struct Waiting {
-    /// Since when commands are taken without a break.
-    up_since: Option<BootTime>,
+    is_up: bool,
     /// When they were last taken, if they are not.
     down_since: Option<Instant>,
-    commands: VecDeque<Waiter>,
-    bytes: usize,
+    vital: Lane,
+    ordinary: Lane,
     is_under_way: bool,
 }
 
-struct Waiter {
-    command: Cmd,
+/// Those that wait for each other.
+#[derive(Default)]
+struct Lane {
+    groups: VecDeque<Group>,
     bytes: usize,
-    reply: Reply,
+}
+
+/// Commands that go together, or not at all.
+struct Group {
+    commands: Vec<Cmd>,
+    bytes: usize,
+    replies: Vec<Reply>,
+    /// Not to be written later than this.
+    until: BootTime,
+}
+
+impl Lane {
+    fn push(&mut self, group: Group) -> Result<(), Failure> {
+        if !self.groups.is_empty() && self.bytes + group.bytes > WAITING_BYTES_MAX {
+            return Err(Failure::Unavailable("too much waits for Redis"));
+        }
+        self.bytes += group.bytes;
+        self.groups.push_back(group);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Group> {
+        let group = self.groups.pop_front()?;
+        self.bytes -= group.bytes;
+        Some(group)
+    }
+}
+
+impl Group {
+    /// None of it was sent.
+    fn refuse(self, why: &'static str) {
+        for reply in self.replies {
+            // Whoever asked may not wait any more.
+            let _ = reply.send(Err(Failure::Unavailable(why)));
+        }
+    }
 }
 
 impl Commands {
@@ -67,18 +110,36 @@ impl Commands {
         &self,
         command: Cmd,
     ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
-        let answers = self.send_all(vec![command]);
-        async move { answers.await.pop().expect("an answer for each command") }
+        single(self.send_until(vec![command], BootTime::now() + WAIT_MAX))
     }
 
-    /// The same for several, which take places next to each other: an answer for each. They go as
-    /// one transaction if they say so.
-    pub fn send_all(
+    /// The same for what the life of pods hangs on: it waits only for others of its kind.
+    pub fn send_vital(
+        &self,
+        command: Cmd,
+    ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
+        let until = BootTime::now() + WAIT_MAX;
+        single(self.answers(|waiting| &mut waiting.vital, vec![command], until))
+    }
+
+    /// The same for several, which go next to each other, as one transaction if they say so: an
+    /// answer for each. What is not written at `until` is not written any more.
+    pub fn send_until(
         &self,
         commands: Vec<Cmd>,
+        until: BootTime,
+    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
+        self.answers(|waiting| &mut waiting.ordinary, commands, until)
+    }
+
+    fn answers(
+        &self,
+        lane: fn(&mut Waiting) -> &mut Lane,
+        commands: Vec<Cmd>,
+        until: BootTime,
     ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
         let count = commands.len();
-        let begun = self.begin(commands);
+        let begun = self.begin(lane, commands, until);
         async move {
             let waiting = match begun {
                 Ok(waiting) => waiting,
@@ -93,70 +154,62 @@ impl Commands {
         }
     }
 
-    fn begin(&self, commands: Vec<Cmd>) -> Result<Vec<Answer>, Failure> {
-        let waiters = commands.into_iter().map(|command| {
-            let (reply, answer) = oneshot::channel();
-            (Waiter { bytes: COMMAND_BYTES + arguments_bytes(&command), command, reply }, answer)
-        });
-        let (waiters, answers): (Vec<_>, Vec<_>) = waiters.unzip();
-        let bytes: usize = waiters.iter().map(|waiter| waiter.bytes).sum();
+    fn begin(
+        &self,
+        lane: fn(&mut Waiting) -> &mut Lane,
+        commands: Vec<Cmd>,
+        until: BootTime,
+    ) -> Result<Vec<Answer>, Failure> {
+        let bytes = |command: &Cmd| COMMAND_BYTES + arguments_bytes(command);
+        let bytes = commands.iter().map(bytes).sum();
+        let (replies, answers) = commands.iter().map(|_| oneshot::channel()).unzip();
         let mut waiting = self.waiting();
-        if waiting.up_since.is_none() {
+        if !waiting.is_up {
             return Err(Failure::Unavailable("Redis is away"));
         }
-        if !waiting.commands.is_empty() && waiting.bytes + bytes > WAITING_BYTES_MAX {
-            return Err(Failure::Unavailable("too much waits for Redis"));
-        }
-        waiting.bytes += bytes;
-        waiting.commands.extend(waiters);
+        lane(&mut waiting).push(Group { commands, bytes, replies, until })?;
         drop(waiting);
         self.changed.notify_one();
         Ok(answers)
     }
 
-    /// Since when commands are taken without a break; `None` while none are.
-    pub fn up_since(&self) -> Option<BootTime> {
-        self.waiting().up_since
-    }
-
     pub fn outage(&self) -> Outage {
         let waiting = self.waiting();
-        match (waiting.up_since, waiting.down_since) {
-            (Some(_), _) => Outage::None,
-            (None, Some(since)) => Outage::Since(since),
-            (None, None) => Outage::Never,
+        match (waiting.is_up, waiting.down_since) {
+            (true, _) => Outage::None,
+            (false, Some(since)) => Outage::Since(since),
+            (false, None) => Outage::Never,
         }
     }
 
     /// From now on commands are taken.
-    pub fn open(&self, now: BootTime) {
-        self.waiting().up_since = Some(now);
+    pub fn open(&self) {
+        self.waiting().is_up = true;
     }
 
     /// From now on none are. Those that wait have not been sent, and are told so.
     pub fn close(&self, now: Instant) {
         let mut waiting = self.waiting();
-        waiting.up_since = None;
+        waiting.is_up = false;
         waiting.down_since = Some(now);
         waiting.is_under_way = false;
-        waiting.bytes = 0;
-        for waiter in waiting.commands.drain(..) {
-            // Whoever asked may not wait any more.
-            let _ = waiter.reply.send(Err(Failure::Unavailable("Redis is away")));
+        while let Some(group) = waiting.vital.pop().or_else(|| waiting.ordinary.pop()) {
+            group.refuse("Redis is away");
         }
     }
 
     /// Whether no command waits or is under way.
     pub fn is_idle(&self) -> bool {
         let waiting = self.waiting();
-        waiting.commands.is_empty() && !waiting.is_under_way
+        let Waiting { vital, ordinary, is_under_way, .. } = &*waiting;
+        vital.groups.is_empty() && ordinary.groups.is_empty() && !is_under_way
     }
 
     /// Writes what waits until the connection fails, which includes an answer that does not come
     /// within the connection's response timeout, and one that only a replica gives.
     pub async fn write(&self, mut connection: MultiplexedConnection) -> RedisError {
         loop {
-            let Some((batch, replies)) = self.next_batch() else {
+            let Some((batch, replies)) = self.next_batch(BootTime::now()) else {
                 self.changed.notified().await;
                 continue;
             };
@@ -173,16 +226,21 @@ impl Commands {
         }
     }
 
-    fn next_batch(&self) -> Option<(Pipeline, Vec<Reply>)> {
+    fn next_batch(&self, now: BootTime) -> Option<(Pipeline, Vec<Reply>)> {
         let mut waiting = self.waiting();
         let (mut batch, mut replies, mut bytes) = (Pipeline::new(), Vec::new(), 0);
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS_MAX {
-            let Some(waiter) = waiting.commands.pop_front() else { break };
-            bytes += waiter.bytes;
-            batch.add_command(waiter.command);
-            replies.push(waiter.reply);
+            let Some(group) = waiting.vital.pop().or_else(|| waiting.ordinary.pop()) else { break };
+            if group.until < now {
+                group.refuse("Redis is too slow: it waited too long for its turn");
+                continue;
+            }
+            bytes += group.bytes;
+            for command in group.commands {
+                batch.add_command(command);
+            }
+            replies.extend(group.replies);
         }
-        waiting.bytes -= bytes;
         waiting.is_under_way = !replies.is_empty();
         waiting.is_under_way.then_some((batch, replies))
     }
@@ -216,8 +274,15 @@ impl Commands {
     }
 }
 
+/// The only answer.
+async fn single(
+    answers: impl Future<Output = Vec<Result<Value, Failure>>>,
+) -> Result<Value, Failure> {
+    answers.await.pop().expect("an answer for each command")
+}
+
 /// Whether whoever answers so is a replica, or no server yet.
-fn is_of_no_master(error: &RedisError) -> bool {
+pub fn is_of_no_master(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading))
 }
@@ -245,10 +310,10 @@ mod tests {
         assert_eq!(commands.send(publish(b"1")).await, away);
         assert_eq!(commands.outage(), Outage::Never);
 
-        commands.open(BootTime::now());
+        commands.open();
         let under_way = commands.send(publish(b"2"));
-        let batch = commands.next_batch().expect("a batch");
-        assert!(commands.next_batch().is_none());
+        let batch = commands.next_batch(BootTime::now()).expect("a batch");
+        assert!(commands.next_batch(BootTime::now()).is_none());
         let waiting = commands.send(publish(b"3"));
         drop(batch);
         let closed = Instant::now();
@@ -263,32 +328,60 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_in_bytes_but_one_always_may() {
         let commands = Commands::default();
-        commands.open(BootTime::now());
+        commands.open();
         let large = publish(&vec![0; WAITING_BYTES_MAX]);
         let first = commands.send(large.clone());
         let full = Err(Failure::Unavailable("too much waits for Redis"));
         assert_eq!(commands.send(publish(b"")).await, full);
-        let (_, replies) = commands.next_batch().expect("a batch");
+        let (_, replies) = commands.next_batch(BootTime::now()).expect("a batch");
         assert!(commands.answer(replies, vec![Value::Int(3)]).is_none());
         assert_eq!(first.await, Ok(Value::Int(3)));
         drop(commands.send(large));
-        assert_eq!(commands.waiting().commands.len(), 1);
+        assert_eq!(commands.waiting().ordinary.groups.len(), 1);
     }
 
     #[test]
     fn a_batch_holds_what_waits_in_order_up_to_its_size() {
         let commands = Commands::default();
-        commands.open(BootTime::now());
+        commands.open();
         for _ in 0..BATCH_COMMANDS_MAX + 1 {
             drop(commands.send(publish(b"x")));
         }
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), BATCH_COMMANDS_MAX);
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), 1);
+        assert_eq!(
+            commands.next_batch(BootTime::now()).expect("a batch").1.len(),
+            BATCH_COMMANDS_MAX
+        );
+        assert_eq!(commands.next_batch(BootTime::now()).expect("a batch").1.len(), 1);
         for _ in 0..3 {
             drop(commands.send(publish(&vec![0; BATCH_BYTES / 2])));
         }
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), 2);
-        assert_eq!(commands.next_batch().expect("a batch").1.len(), 1);
-        assert_eq!(commands.waiting().bytes, 0);
+        assert_eq!(commands.next_batch(BootTime::now()).expect("a batch").1.len(), 2);
+        assert_eq!(commands.next_batch(BootTime::now()).expect("a batch").1.len(), 1);
+        assert_eq!(commands.waiting().ordinary.bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_pods_live_of_goes_first_and_what_waited_too_long_not_at_all() {
+        let commands = Commands::default();
+        commands.open();
+        let start = BootTime::now();
+        let full = commands.send(publish(&vec![0; WAITING_BYTES_MAX]));
+        let until = |ms| start + Duration::from_millis(ms);
+        let transaction = || vec![redis::cmd("MULTI"), publish(b"x"), redis::cmd("EXEC")];
+        let late = commands.send_until(transaction(), until(10));
+        let late_too = Err(Failure::Unavailable("too much waits for Redis"));
+        assert_eq!(late.await, vec![late_too; 3]);
+        let vital = commands.send_vital(redis::cmd("TIME"));
+        let (_, replies) = commands.next_batch(start).expect("a batch");
+        commands.answer(replies, vec![Value::Int(1), Value::Int(2)]);
+        assert_eq!((vital.await, full.await), (Ok(Value::Int(1)), Ok(Value::Int(2))));
+
+        let late = commands.send_until(transaction(), until(10));
+        let in_time = commands.send_until(transaction(), until(20));
+        let (batch, replies) = commands.next_batch(until(11)).expect("a batch");
+        assert_eq!((batch.len(), replies.len()), (3, 3));
+        commands.answer(replies, vec![Value::Int(1), Value::Int(2), Value::Int(3)]);
+        assert!(late.await.iter().all(|answer| matches!(answer, Err(Failure::Unavailable(_)))));
+        assert_eq!(in_time.await.pop(), Some(Ok(Value::Int(3))));
     }
 }

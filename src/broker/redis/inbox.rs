@@ -18,6 +18,7 @@ use crate::broker::redis::complaints::Complaints;
 use crate::broker::redis::envelope;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::pulse::Pulse;
 use crate::broker::{Pending, Receiver};
 use crate::clock::BootTime;
 use crate::lifecycle::Lifecycle;
@@ -43,6 +44,8 @@ pub struct Inbox {
     pub lease: Arc<Lease>,
     pub metrics: Arc<Metrics>,
     pub lifecycle: Lifecycle,
+    /// What a stranger may publish at once.
+    publish_bytes_max: usize,
     sequence: Mutex<Sequence>,
     /// Questions of this pod, by correlation.
     open: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
@@ -61,13 +64,6 @@ struct Sequence {
     is_in_touch: bool,
 }
 
-#[derive(Default)]
-struct Pulse {
-    nonce: u64,
-    sent: Option<Instant>,
-    missed: u32,
-}
-
 /// The parts that an inbox is made of, beside its own.
 pub struct Parts {
     pub pod: PodId,
@@ -77,6 +73,7 @@ pub struct Parts {
     pub lease: Arc<Lease>,
     pub metrics: Arc<Metrics>,
     pub lifecycle: Lifecycle,
+    pub publish_bytes_max: usize,
 }
 
 /// A question of this pod that waits for its answer. Dropped, it waits no more.
@@ -88,7 +85,8 @@ pub struct Question {
 
 impl Inbox {
     pub fn new(parts: Parts, receiver: Box<dyn Receiver>) -> Inbox {
-        let Parts { pod, names, commands, clock, lease, metrics, lifecycle } = parts;
+        let Parts { pod, names, commands, clock, lease, metrics, lifecycle, publish_bytes_max } =
+            parts;
         let sequence = Sequence { receiver, epoch: 0, is_continuous: true, is_in_touch: false };
         Inbox {
             pod,
@@ -98,6 +96,7 @@ impl Inbox {
             lease,
             metrics,
             lifecycle,
+            publish_bytes_max,
             sequence: Mutex::new(sequence),
             open: Mutex::default(),
             answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
@@ -137,6 +136,9 @@ impl Inbox {
         let taken = match (self.names.path(channel), self.names.configured(channel)) {
             (Some(path), _) if message.first() == Some(&VERSION) => {
                 self.broadcast(epoch, &path, message)
+            }
+            (Some(_), _) if message.len() > self.publish_bytes_max => {
+                Err(format!("a msg of more than {} bytes", self.publish_bytes_max))
             }
             (Some(path), _) => self.publication(epoch, path, &message),
             (None, Some(configured)) => self.told(epoch, configured, message),
@@ -258,7 +260,7 @@ impl Inbox {
     fn tell(&self, pod: PodId, correlation: u64, answer: Answer) {
         let body = Body::Answer { correlation, answer };
         let letter = envelope(Uuid::now_v7(), body);
-        drop(self.commands.send(redis::Cmd::publish(self.names.pod(pod), letter)));
+        drop(self.commands.send_vital(redis::Cmd::publish(self.names.pod(pod), letter)));
     }
 
     /// One at a time, in the order of the connection that may speak.
@@ -282,24 +284,19 @@ impl Inbox {
     }
 
     /// The next self-ping: its nonce, or how many were missed if those are too many.
-    pub fn ping(&self, missed_max: u32, now: Instant) -> Result<u64, u32> {
-        let mut pulse = lock(&self.pulse);
-        if pulse.missed >= missed_max {
-            return Err(pulse.missed);
-        }
-        pulse.missed += 1;
-        pulse.nonce += 1;
-        pulse.sent = Some(now);
-        Ok(pulse.nonce)
+    pub fn ping(&self, missed_max: u32) -> Result<u64, u32> {
+        lock(&self.pulse).ping(missed_max, Instant::now())
+    }
+
+    /// Whether this pod has heard all that was said for so long, until now.
+    pub fn has_heard_for(&self, time: Duration) -> bool {
+        let now = BootTime::now();
+        lock(&self.pulse).unbroken_since(now).is_some_and(|since| now.since(since) >= time)
     }
 
     fn pong(&self, nonce: u64) {
-        let mut pulse = lock(&self.pulse);
-        if nonce == pulse.nonce
-            && let Some(sent) = pulse.sent.take()
-        {
-            self.metrics.broker.roundtrip_seconds.observe(sent.elapsed().as_secs_f64());
-            pulse.missed = 0;
+        if let Some(taken) = lock(&self.pulse).pong(nonce, BootTime::now()) {
+            self.metrics.broker.roundtrip_seconds.observe(taken.as_secs_f64());
         }
     }
 

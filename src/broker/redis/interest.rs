@@ -39,6 +39,8 @@ struct Want {
     sessions: u64,
     idle_since: Option<Instant>,
     standing: Standing,
+    /// Whether it has ever been confirmed: only then can somebody have been let in on it.
+    was_confirmed: bool,
 }
 
 enum Standing {
@@ -90,7 +92,8 @@ impl<P: Clone + Eq + Hash> Interest<P> {
         let want = paths.entry(path.clone()).or_insert_with(|| {
             unasked.push_back(path.clone());
             self.asked.notify_one();
-            Want { sessions: 0, idle_since: None, standing: Standing::Asked(Vec::new()) }
+            let standing = Standing::Asked(Vec::new());
+            Want { sessions: 0, idle_since: None, standing, was_confirmed: false }
         });
         want.sessions += 1;
         want.idle_since = None;
@@ -151,9 +154,15 @@ impl<P: Clone + Eq + Hash> Interest<P> {
         self.settle(path, Standing::Refused, Err(REFUSED));
     }
 
+    /// Whether somebody may be there who relies on hearing it.
+    pub fn is_relied_on(&self, path: &P) -> bool {
+        self.wants().paths.get(path).is_some_and(|want| want.was_confirmed)
+    }
+
     fn settle(&self, path: &P, standing: Standing, answer: Result<(), Failure>) {
         let mut wants = self.wants();
         let Some(want) = wants.paths.get_mut(path) else { return };
+        want.was_confirmed |= matches!(standing, Standing::Confirmed);
         let asked = std::mem::replace(&mut want.standing, standing);
         if let Standing::Asked(waiting) = asked {
             for reply in waiting {
@@ -311,7 +320,9 @@ mod tests {
         interest.open();
         let waiting = interest.arrive(&here);
         drop(interest.arrive(&gone));
+        assert!(!interest.is_relied_on(&gone));
         interest.confirm(std::slice::from_ref(&gone));
+        assert!(interest.is_relied_on(&gone));
         interest.close();
         assert_eq!(waiting.now_or_never(), Some(away));
         assert_eq!(interest.arrive(&gone).now_or_never(), Some(away));

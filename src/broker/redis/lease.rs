@@ -1,8 +1,8 @@
 //! This pod's lease: until when others have to believe that it lives.
 //!
 //! It counts from the moment at which the last confirmed renewal *began*: Redis lets the key expire
-//! later than that, never earlier. So as long as it is held here, nobody else can have seen it gone.
-//! All by the clock since boot, since a suspended machine's lease runs out too.
+//! later than that, never earlier, as long as it loses nothing (a Redis that was emptied is one that
+//! comes back, and is noticed as such). So while it is held here, nobody else has seen it gone. All by the clock since boot, since a suspended machine's lease runs out too.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,6 +31,17 @@ impl Lease {
     /// Whether an event may leave this pod: nobody can have taken it for dead yet.
     pub fn is_held(&self, now: BootTime) -> bool {
         self.renewed().last.is_some_and(|last| now.since(last) < self.ttl)
+    }
+
+    /// Until when one may.
+    pub fn held_until(&self) -> Option<BootTime> {
+        self.renewed().last.map(|last| last + self.ttl)
+    }
+
+    /// Whether it is held, and the last renewal did not fail: where this pod's cannot be renewed,
+    /// others' cannot be either, and say nothing about them.
+    pub fn is_renewed(&self, now: BootTime) -> bool {
+        self.is_held(now) && !self.renewed().is_overdue
     }
 
     /// Redis has confirmed the renewal that was begun at this moment. If the lease had lapsed
@@ -75,9 +86,13 @@ mod tests {
     #[test]
     fn renewals_that_fail_are_news_once() {
         let lease = Lease::new(Duration::from_secs(15));
+        let now = BootTime::now();
+        assert!(!lease.is_renewed(now));
         assert!(lease.miss());
         assert!(!lease.miss());
-        lease.confirm(BootTime::now());
+        lease.confirm(now);
+        assert!(lease.is_renewed(now));
         assert!(lease.miss());
+        assert!(lease.is_held(now) && !lease.is_renewed(now));
     }
 }

@@ -6,9 +6,9 @@
 //! both are dropped, and it begins anew, for ever. The crate's own way of reconnecting is not used:
 //! it forgets subscriptions in silence.
 //!
-//! A path that Redis does not let this pod hear keeps the link down if sessions are on it: better no
-//! pod than a deaf one. While the link is up, it is refused to those who come for it, and to nobody
-//! else.
+//! A path that Redis does not let this pod hear keeps the link down if it was heard before and is
+//! still wanted: better no pod than a deaf one. Otherwise it is refused to those who come for it,
+//! and to nobody else.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::redis::clock::Clock;
-use crate::broker::redis::commands::Commands;
+use crate::broker::redis::commands::{Commands, is_of_no_master};
 use crate::broker::redis::complaints::Complaints;
 use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
@@ -124,15 +124,6 @@ enum Role {
     Untold,
 }
 
-/// What fails when Redis refuses a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusing {
-    /// The link: somebody who came before would be deaf.
-    Link,
-    /// Those who come for it.
-    Each,
-}
-
 impl Link {
     pub fn new(
         address: Address,
@@ -221,16 +212,24 @@ impl Link {
             Err(error) => return Err(error.into()),
         };
 
-        self.subscribe(&mut subscribing, Refusing::Link).await?;
+        self.subscribe(&mut subscribing).await?;
         let inbox = self.names.pod(self.inbox.pod);
         if let Err(error) = subscribing.subscribe(&inbox).await {
             return Err(refused(inbox, error)?.into());
         }
         let begun = BootTime::now();
+        let mut renewed = Ok(());
         for command in self.renewal() {
-            answer(&mut publishing, &command).await?;
+            match answer(&mut publishing, &command).await {
+                Ok(_) => {}
+                // It is full, or cannot save: what is published it carries all the same.
+                Err(error) if is_answer(&error) && !is_of_no_master(&error) => {
+                    renewed = Err(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        self.confirm(begun);
+        self.note_renewal(begun, renewed);
         // After the lease: whoever taps and does not see this pod is seen by it.
         self.taps.begin(&mut publishing).await?;
         Ok(Connections { publishing, subscribing, role, lost })
@@ -261,7 +260,7 @@ impl Link {
 
     fn up(&self) {
         self.inbox.resume();
-        self.commands.open(BootTime::now());
+        self.commands.open();
         self.interest.open();
         self.taps.interest.open();
         self.metrics.broker.up.set(1);
@@ -308,22 +307,18 @@ impl Link {
                     }
                 }
             }
-            if let Err(fault) = self.subscribe(&mut connection, Refusing::Each).await {
+            if let Err(fault) = self.subscribe(&mut connection).await {
                 return fault;
             }
         }
     }
 
     /// Subscribes to everything that is wanted and not subscribed to.
-    async fn subscribe(
-        &self,
-        connection: &mut MultiplexedConnection,
-        refusing: Refusing,
-    ) -> Result<(), Fault> {
+    async fn subscribe(&self, connection: &mut MultiplexedConnection) -> Result<(), Fault> {
         let out = |path: &Path| self.names.out(path);
-        self.subscribe_to(connection, &self.interest, out, refusing).await?;
+        self.subscribe_to(connection, &self.interest, out).await?;
         let told = |configured: &Arc<str>| self.names.events(configured);
-        self.subscribe_to(connection, &self.taps.interest, told, refusing).await
+        self.subscribe_to(connection, &self.taps.interest, told).await
     }
 
     async fn subscribe_to<P: Clone + Eq + Hash>(
@@ -331,7 +326,6 @@ impl Link {
         connection: &mut MultiplexedConnection,
         interest: &Interest<P>,
         channel: impl Fn(&P) -> String,
-        refusing: Refusing,
     ) -> Result<(), Fault> {
         loop {
             let paths = interest.next(SUBSCRIBE_CHUNK);
@@ -348,7 +342,7 @@ impl Link {
                             Ok(()) => interest.confirm(std::slice::from_ref(path)),
                             Err(error) => {
                                 let refused = refused(channel, error)?;
-                                if refusing == Refusing::Link {
+                                if interest.is_relied_on(path) {
                                     return Err(refused.into());
                                 }
                                 interest.refuse(path);
@@ -371,15 +365,15 @@ impl Link {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let nonce = match self.inbox.ping(PINGS_MISSED_MAX, Instant::now()) {
+            let nonce = match self.inbox.ping(PINGS_MISSED_MAX) {
                 Ok(nonce) => nonce,
                 Err(missed) => return Fault::Deaf(missed),
             };
             let ping = envelope(Uuid::now_v7(), Body::Ping { nonce });
-            drop(self.commands.send(Cmd::publish(self.names.pod(self.inbox.pod), ping)));
+            drop(self.commands.send_vital(Cmd::publish(self.names.pod(self.inbox.pod), ping)));
             let asked = BootTime::now();
-            let time = self.commands.send(redis::cmd("TIME"));
-            let role = (role == Role::Asked).then(|| self.commands.send(redis::cmd("ROLE")));
+            let time = self.commands.send_vital(redis::cmd("TIME"));
+            let role = (role == Role::Asked).then(|| self.commands.send_vital(redis::cmd("ROLE")));
             if let Some(redis_ms) = time.await.ok().and_then(|value| time_ms(value).ok()) {
                 self.clock.note(redis_ms, asked, BootTime::now());
             }
@@ -403,29 +397,31 @@ impl Link {
                 () = self.closing.cancelled() => break,
             }
             let begun = BootTime::now();
-            let [lease, place] = self.renewal().map(|command| self.commands.send(command));
-            match lease.await.and(place.await) {
-                Ok(_) => self.confirm(begun),
-                Err(failure) if self.lease.miss() => {
-                    tracing::warn!("this pod's lease could not be renewed: {failure}");
-                }
-                Err(_) => {}
-            }
+            let [lease, place] = self.renewal().map(|command| self.commands.send_vital(command));
+            self.note_renewal(begun, lease.await.and(place.await).map(drop));
         }
         let pod = self.inbox.pod;
-        drop(self.commands.send(Cmd::del(self.names.lease(pod))));
-        drop(self.commands.send(Cmd::srem(self.names.pods(), pod.text())));
+        drop(self.commands.send_vital(Cmd::del(self.names.lease(pod))));
+        drop(self.commands.send_vital(Cmd::srem(self.names.pods(), pod.text())));
         while !self.commands.is_idle() {
             tokio::time::sleep(IDLE_POLL).await;
         }
     }
 
-    fn confirm(&self, begun: BootTime) {
-        if let Some(expired) = self.lease.confirm(begun) {
-            let lapsed = begun.since(expired);
-            tracing::warn!(
-                "this pod's lease had lapsed {lapsed:.1?} ago: it may be taken for dead"
-            );
+    fn note_renewal<E: std::fmt::Display>(&self, begun: BootTime, renewed: Result<(), E>) {
+        match renewed {
+            Ok(()) => {
+                if let Some(expired) = self.lease.confirm(begun) {
+                    let lapsed = begun.since(expired);
+                    tracing::warn!(
+                        "this pod's lease had lapsed {lapsed:.1?} ago: it may be taken for dead"
+                    );
+                }
+            }
+            Err(why) if self.lease.miss() => {
+                tracing::warn!("this pod's lease could not be renewed: {why}");
+            }
+            Err(_) => {}
         }
     }
 
@@ -482,7 +478,7 @@ fn must_be_master(role: &Value) -> Result<(), Fault> {
 /// What `TIME` tells, in milliseconds.
 fn time_ms(time: Value) -> Result<u64, redis::ParsingError> {
     let (seconds, micros): (u64, u64) = redis::from_redis_value(time)?;
-    Ok(seconds * 1_000 + micros / 1_000)
+    Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
 }
 
 /// Between half of it and all of it, so that pods do not come back all at once.

@@ -15,6 +15,7 @@ pub mod interest;
 pub mod lease;
 pub mod link;
 pub mod names;
+pub mod pulse;
 pub mod taps;
 pub mod tls;
 
@@ -58,6 +59,8 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// About how many entries one stream keeps.
     pub stream_backlog_max: u64,
+    /// What a stranger may publish at once, as bytes of JSON.
+    pub publish_bytes_max: usize,
     /// How long an answer may take; a question that is older when its turn comes is dropped.
     pub ask_timeout: Duration,
 }
@@ -98,7 +101,14 @@ impl Redis {
         metrics: Arc<Metrics>,
         lifecycle: &Lifecycle,
     ) -> Result<Redis, Unusable> {
-        let Config { address, prefix, lease_ttl, stream_backlog_max, ask_timeout } = config;
+        let Config {
+            address,
+            prefix,
+            lease_ttl,
+            stream_backlog_max,
+            publish_bytes_max,
+            ask_timeout,
+        } = config;
         let parts = Parts {
             pod,
             names: Names::new(prefix),
@@ -107,6 +117,7 @@ impl Redis {
             lease: Arc::new(Lease::new(lease_ttl)),
             metrics,
             lifecycle: lifecycle.clone(),
+            publish_bytes_max,
         };
         let inbox = Arc::new(Inbox::new(parts, Box::new(receiver)));
         let interest = Arc::new(Interest::default());
@@ -121,11 +132,12 @@ impl Redis {
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
     /// while its sessions may have been taken for dead.
     fn send_events(&self, commands: Vec<Cmd>) -> Pending<Vec<Result<Value, Failure>>> {
-        if !self.inbox.lease.is_held(BootTime::now()) {
+        let now = BootTime::now();
+        let Some(until) = self.inbox.lease.held_until().filter(|&until| now < until) else {
             let failure = Failure::Unavailable("this pod's lease has lapsed");
             return Box::pin(std::future::ready(Err(failure)));
-        }
-        let answers = self.inbox.commands.send_all(commands);
+        };
+        let answers = self.inbox.commands.send_until(commands, until);
         Box::pin(async move { Ok(answers.await) })
     }
 
@@ -163,20 +175,25 @@ impl Broker for Redis {
     fn pods(&self) -> Pending<Vec<Peer>> {
         let inbox = self.inbox.clone();
         Box::pin(async move {
-            let known = inbox.commands.send(Cmd::smembers(inbox.names.pods())).await?;
+            if !inbox.lease.is_renewed(BootTime::now()) {
+                return Err(Failure::Unavailable(
+                    "leases cannot be renewed, so none proves anything",
+                ));
+            }
+            let known = inbox.commands.send_vital(Cmd::smembers(inbox.names.pods())).await?;
             let known: Vec<String> = redis::from_redis_value(known).unwrap_or_default();
             let known: Vec<PodId> = known.iter().filter_map(|text| PodId::parse(text)).collect();
             // Asked together, answered in order.
             let leases: Vec<_> = known
                 .iter()
-                .map(|&pod| inbox.commands.send(Cmd::get(inbox.names.lease(pod))))
+                .map(|&pod| inbox.commands.send_vital(Cmd::get(inbox.names.lease(pod))))
                 .collect();
             let mut living = Vec::new();
             for (&pod, leased) in known.iter().zip(leases) {
                 match leased.await? {
                     Value::Nil => {
                         let forget = Cmd::srem(inbox.names.pods(), pod.text());
-                        drop(inbox.commands.send(forget));
+                        drop(inbox.commands.send_vital(forget));
                     }
                     lease => living.push(Peer { pod, sessions: sessions_of(&lease) }),
                 }
@@ -190,7 +207,7 @@ impl Broker for Redis {
         let (inbox, renewal) = (self.inbox.clone(), self.taps.renewal(configured));
         Box::pin(async move {
             confirmed.await?;
-            inbox.commands.send(renewal).await.map(drop)
+            inbox.commands.send_vital(renewal).await.map(drop)
         })
     }
 

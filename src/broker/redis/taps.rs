@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 
@@ -57,8 +58,7 @@ impl Taps {
         let count = wanted.len() + configured.len();
         if count > 0 {
             let answers = connection.send_packed_commands(&batch, 0, count).await?;
-            let answers = Value::Array(answers).extract_error()?;
-            let Value::Array(answers) = answers else { return Ok(()) };
+            // A Redis that is full takes no taps, and that is no reason to do without it.
             self.read(configured, answers.into_iter().skip(wanted.len()).map(Some));
         } else {
             self.read(configured, std::iter::empty());
@@ -74,11 +74,12 @@ impl Taps {
         loop {
             interval.tick().await;
             for configured in self.interest.wanted() {
-                drop(self.inbox.commands.send(self.renewal(&configured)));
+                drop(self.inbox.commands.send_vital(self.renewal(&configured)));
             }
             let configured = self.inbox.configured();
-            let looks = configured.iter().map(|configured| self.look(configured)).collect();
-            let answers = self.inbox.commands.send_all(looks).await;
+            let look =
+                |configured: &Arc<str>| self.inbox.commands.send_vital(self.look(configured));
+            let answers = join_all(configured.iter().map(look)).await;
             self.read(configured, answers.into_iter().map(Result::ok));
         }
     }

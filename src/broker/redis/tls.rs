@@ -9,7 +9,7 @@ use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, Error, RootCertStore};
 
 use crate::broker::redis::Address;
 
@@ -33,7 +33,7 @@ pub struct Identity {
 pub enum Flaw {
     #[error("there is no certificate of an authority in it: {0}")]
     Authority(String),
-    #[error("there is no certificate in it: {0}")]
+    #[error("there is no certificate in it that can be used: {0}")]
     Cert(String),
     #[error("there is no private key for the certificate in it: {0}")]
     Key(String),
@@ -83,7 +83,10 @@ fn verify(tls: &Tls) -> Result<(), Flaw> {
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, key))
         .map(drop)
-        .map_err(|error| Flaw::Key(error.to_string()))
+        .map_err(|error| match error {
+            Error::InvalidCertificate(flaw) => Flaw::Cert(flaw.to_string()),
+            error => Flaw::Key(error.to_string()),
+        })
 }
 
 /// At least one.

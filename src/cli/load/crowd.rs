@@ -25,7 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const WAIT: Duration = Duration::from_millis(20);
 
 pub struct Crowd {
-    server: SocketAddr,
     poll: Poll,
     events: Events,
     buffer: Box<[u8]>,
@@ -34,9 +33,8 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn new(server: SocketAddr) -> anyhow::Result<Crowd> {
+    pub fn new() -> anyhow::Result<Crowd> {
         Ok(Crowd {
-            server,
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
@@ -49,8 +47,14 @@ impl Crowd {
         self.clients.len()
     }
 
-    /// Opens `count` more clients on `path`, `in_flight` handshakes at a time.
-    pub fn connect(&mut self, count: usize, path: &str, in_flight: usize) -> anyhow::Result<()> {
+    /// Opens `count` more clients, `in_flight` handshakes at a time, each on the path of its number.
+    pub fn connect(
+        &mut self,
+        server: SocketAddr,
+        count: usize,
+        path: impl Fn(usize) -> String,
+        in_flight: usize,
+    ) -> anyhow::Result<()> {
         let target = self.clients.len() + count;
         descriptors::allow(target)?;
         self.clients.reserve_exact(count);
@@ -64,15 +68,15 @@ impl Crowd {
             }
             progress.made(open).with_context(|| format!("{open} of {count} clients are open"))?;
             while self.clients.len() < target && self.clients.len() - before - open < in_flight {
-                self.begin(path)?;
+                self.begin(server, &path(self.clients.len() - before))?;
             }
             self.turn(WAIT, |_| {})?;
         }
     }
 
-    fn begin(&mut self, path: &str) -> anyhow::Result<()> {
+    fn begin(&mut self, server: SocketAddr, path: &str) -> anyhow::Result<()> {
         let number = self.clients.len();
-        let mut client = Client::ask(source::next(), self.server, path)?;
+        let mut client = Client::ask(source::next(), server, path)?;
         self.poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
         self.clients.push(client);
         Ok(())

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::cli::load::run::Outlet;
+
 /// Longer than the server lets anybody wait.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -89,6 +91,11 @@ impl Publisher {
         Ok(())
     }
 
+    /// Requests whose answers have not been taken.
+    pub fn awaited(&self) -> usize {
+        self.awaited
+    }
+
     /// Whether something came, in the time that the socket is given.
     fn read(&mut self) -> anyhow::Result<bool> {
         let mut buffer = [0; 16 * 1024];
@@ -117,6 +124,28 @@ impl Publisher {
         self.received.drain(..whole);
         self.awaited -= 1;
         Ok(Some(Answer { status, body }))
+    }
+}
+
+/// A publisher to one path.
+pub struct ToPath {
+    pub publisher: Publisher,
+    target: String,
+}
+
+impl ToPath {
+    pub fn new(publisher: Publisher, path: &str) -> ToPath {
+        ToPath { publisher, target: format!("/v1/publish{path}") }
+    }
+}
+
+impl Outlet for ToPath {
+    fn begin(&mut self, message: &[u8]) -> anyhow::Result<()> {
+        self.publisher.begin(&self.target, message)
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
+        self.publisher.expect(202)
     }
 }
 

@@ -1,7 +1,6 @@
 //! A crowd's path, kept busy: by a closed loop, as many messages on their way as the window allows,
 //! all the time; or by one message at a time at an even pace.
 
-use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,6 @@ use anyhow::{Context, ensure};
 use crate::cli::load::clock::Clock;
 use crate::cli::load::crowd::Crowd;
 use crate::cli::load::latency::Latency;
-use crate::cli::load::publisher::Publisher;
 use crate::cli::load::stamp::Stamp;
 use crate::cli::load::window::Window;
 
@@ -20,23 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest sleep of a paced run, so that answers are taken too.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// What is sent, and to whom.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
-    pub api: SocketAddr,
-    /// Of the API, if it asks for one.
-    pub key: Option<&'a str>,
-    pub path: &'a str,
-    /// Of a message.
-    pub bytes: usize,
-    /// Messages that may be on their way.
-    pub window: usize,
+/// The way in for messages: one connection, FIFO, that needs not wait for its answers.
+pub trait Outlet {
+    /// Sends a binary message to the path, and leaves the answer for later.
+    fn begin(&mut self, message: &[u8]) -> anyhow::Result<()>;
+
+    /// Takes the answers that are there; a refusal is an error.
+    fn settle(&mut self) -> anyhow::Result<()>;
 }
 
 /// One path's load. Several runs may follow each other.
 pub struct Run {
-    publisher: Publisher,
-    target: String,
+    outlet: Box<dyn Outlet>,
     window: Window,
     clock: Clock,
     bytes: usize,
@@ -44,16 +37,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// For a crowd that is complete, and has heard nothing yet.
-    pub fn new(plan: Plan<'_>, crowd: &Crowd) -> anyhow::Result<Run> {
-        Ok(Run {
-            publisher: Publisher::connect(plan.api, plan.key)?,
-            target: format!("/v1/publish{}", plan.path),
-            window: Window::new(plan.window, u32::try_from(crowd.count())?),
-            clock: Clock::start(),
-            bytes: plan.bytes,
-            message: Vec::new(),
-        })
+    /// For a crowd that is complete, and has heard nothing yet: messages of `bytes`, at most
+    /// `window` on their way.
+    pub fn new(
+        outlet: Box<dyn Outlet>,
+        crowd: &Crowd,
+        window: usize,
+        bytes: usize,
+    ) -> anyhow::Result<Run> {
+        let window = Window::new(window, u32::try_from(crowd.count())?);
+        Ok(Run { outlet, window, clock: Clock::start(), bytes, message: Vec::new() })
     }
 
     /// Messages that every client has.
@@ -132,7 +125,7 @@ impl Run {
     fn publish(&mut self) -> anyhow::Result<bool> {
         let Some(seq) = self.window.begin() else { return Ok(false) };
         Stamp { seq, sent_ns: self.clock.now_ns() }.write(&mut self.message, self.bytes);
-        self.publisher.begin(&self.target, &self.message)?;
+        self.outlet.begin(&self.message)?;
         Ok(true)
     }
 
@@ -152,6 +145,6 @@ impl Run {
             latency.record(now_ns.saturating_sub(stamp.sent_ns));
         })?;
         crowd.check()?;
-        self.publisher.expect(202).context("publishing")
+        self.outlet.settle().context("publishing")
     }
 }
