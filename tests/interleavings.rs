@@ -232,7 +232,7 @@ fn more_large_broadcasts_than_may_wait_to_be_deflated_lose_nothing() {
     let join = |number: usize| Step::Join {
         path: number % 2,
         slow: number.is_multiple_of(5),
-        deflates: number % 4 > 0,
+        deflates: !number.is_multiple_of(4),
     };
     let mut steps: Vec<Step> = (0..24).map(join).collect();
     for number in 0..60 {
