@@ -40,7 +40,7 @@ fn decoder(criterion: &mut Criterion) {
         let decode = |mut input: Vec<u8>| {
             let mut rest = &mut input[..];
             loop {
-                let (consumed, action) = session.feed(rest, 1 << 20);
+                let (consumed, action) = session.feed(rest, 1 << 20, None);
                 if let Action::Idle = action {
                     break;
                 }

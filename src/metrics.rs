@@ -46,6 +46,8 @@ pub struct Metrics {
     pub unicasts: Unicasts,
     pub broker: Broker,
     pub delivery_bytes: IntCounter,
+    pub deflate_before_bytes: IntCounter,
+    pub deflate_after_bytes: IntCounter,
     pub fanout_seconds: Histogram,
     pub outbox_bytes: IntGauge,
     pub draining: IntGauge,
@@ -196,6 +198,11 @@ impl Metrics {
         let backend_seconds =
             HistogramVec::new(backend_seconds.buckets(BACKEND_SECONDS.to_vec()), &["backend"])?;
         registry.register(Box::new(backend_seconds.clone()))?;
+        let deflate = counters(
+            "deflate_bytes_total",
+            "Bytes of messages that were deflated, each once.",
+            &["side"],
+        )?;
         Ok(Metrics {
             sessions,
             opened: counters("sessions_opened_total", "Sessions opened.", &["path"])?,
@@ -220,6 +227,8 @@ impl Metrics {
                 gaps: counter("broker_gaps_total", "Times broadcasts may have been missed.")?,
                 malformed: counter("broker_malformed_total", "Messages that are none.")?,
             },
+            deflate_before_bytes: deflate.with_label_values(&["before"]),
+            deflate_after_bytes: deflate.with_label_values(&["after"]),
             delivery_bytes: counter("delivery_bytes_total", "Bytes of frames put on sockets.")?,
             fanout_seconds,
             outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,

@@ -4,8 +4,10 @@ use std::io;
 use std::io::{Cursor, ErrorKind, Read, Write};
 
 use pathcast::proto::close::Close;
+use pathcast::proto::deflater::Deflater;
 use pathcast::proto::frame;
 use pathcast::proto::frame::Kind;
+use pathcast::proto::inflater::Inflater;
 use pathcast::proto::session::{Action, Session};
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -27,11 +29,19 @@ enum Seen {
 
 /// Feeds one read's bytes until the session is idle.
 fn read(session: &mut Session, bytes: &[u8]) -> Vec<Seen> {
+    read_with(session, bytes, None)
+}
+
+fn read_with(
+    session: &mut Session,
+    bytes: &[u8],
+    mut inflater: Option<&mut Inflater>,
+) -> Vec<Seen> {
     let mut input = bytes.to_vec();
     let mut rest = &mut input[..];
     let mut seen = Vec::new();
     loop {
-        let (consumed, action) = session.feed(rest, MESSAGE_BYTES_MAX);
+        let (consumed, action) = session.feed(rest, MESSAGE_BYTES_MAX, inflater.as_deref_mut());
         seen.push(match action {
             Action::Idle => return seen,
             Action::Message { kind: Kind::Text, data } => Seen::Text(data.to_vec()),
@@ -160,6 +170,34 @@ proptest! {
             rest = after;
         }
         prop_assert_eq!(pieces, whole);
+    }
+
+    #[test]
+    fn deflated_messages_come_whole_however_they_are_cut(
+        messages in prop::collection::vec(("[a-c]{0,200}", 0usize..200), 0..8),
+        size in 1usize..40,
+    ) {
+        let mut bytes = Vec::new();
+        for (text, cut) in &messages {
+            match Deflater::new().frame(Kind::Text, text.as_bytes()) {
+                None => bytes.extend(client_frame(0x81, 0x80, text.as_bytes())),
+                Some(frame) => {
+                    let payload = frame::message(&frame).1;
+                    let (first, second) = payload.split_at(*cut % payload.len());
+                    bytes.extend(client_frame(0x41, 0x80, first));
+                    bytes.extend(client_frame(0x89, 0x80, b"between"));
+                    bytes.extend(client_frame(0x80, 0x80, second));
+                }
+            }
+        }
+        let mut inflater = Inflater::new();
+        let mut session = Session::new();
+        let read = |piece| read_with(&mut session, piece, Some(&mut inflater));
+        let mut seen: Vec<_> = bytes.chunks(size).flat_map(read).collect();
+        seen.retain(|seen| !matches!(seen, Seen::Ping(_)));
+        let texts = messages.into_iter().map(|(text, _)| Seen::Text(text.into_bytes()));
+        prop_assert_eq!(seen, texts.collect::<Vec<_>>());
+        prop_assert_eq!(session.held_bytes(), 0);
     }
 
     #[test]

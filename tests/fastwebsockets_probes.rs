@@ -169,7 +169,7 @@ fn session_reads(input: &[u8]) -> Reading {
         let mut piece = piece.to_vec();
         let mut rest = &mut piece[..];
         loop {
-            let (consumed, action) = session.feed(rest, MESSAGE_BYTES_MAX);
+            let (consumed, action) = session.feed(rest, MESSAGE_BYTES_MAX, None);
             match action {
                 Action::Idle => break,
                 Action::Message { data, .. } => reading.message_bytes.push(data.len()),

@@ -14,7 +14,9 @@ fn check_refused(bytes: &[u8]) {
 #[test]
 fn frames_that_no_server_may_send_are_refused() {
     check_refused(&frame(true, TEXT, b"masked"));
-    check_refused(&[0xc1, 1, b'x']);
+    check_refused(&[0xa1, 1, b'x']);
+    check_refused(&[0xc0, 1, b'x']);
+    check_refused(&[0xc9, 1, b'x']);
     check_refused(&[0x83, 0]);
     check_refused(&[0x09, 0]);
     check_refused(&[0x89, 126, 0, 126]);
@@ -33,8 +35,9 @@ fn a_frame_is_taken_when_it_is_whole() {
         assert_eq!(take_frame(&mut buffer), Ok(None));
     }
     buffer.extend_from_slice(&[7, 0x81, 1, b'x']);
-    let binary = Frame { last: true, opcode: 2, payload: Bytes::from(vec![7; 256]) };
-    let text = Frame { last: true, opcode: TEXT, payload: Bytes::from("x") };
+    let binary =
+        Frame { last: true, deflated: false, opcode: 2, payload: Bytes::from(vec![7; 256]) };
+    let text = Frame { last: true, deflated: false, opcode: TEXT, payload: Bytes::from("x") };
     assert_eq!(take_frame(&mut buffer), Ok(Some(binary)));
     assert_eq!(take_frame(&mut buffer), Ok(Some(text)));
     assert_eq!(take_frame(&mut buffer), Ok(None));

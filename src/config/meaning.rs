@@ -341,6 +341,7 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 heartbeat: written.heartbeat.0,
                 idle: written.idle.0,
                 subprotocols: subprotocols(&written.subprotocols, &at.key("subprotocols"))?,
+                compress_from_bytes: written.compress.0,
                 origins: match &written.origins {
                     Some(written) => Some(origins(written, &at.key("origins"))?),
                     None => None,

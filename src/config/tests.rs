@@ -267,7 +267,6 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     bad_section("[limits]\nhandshake_timeout = \"1s\"", &["f.toml:2:1: ", "to [clients]"]);
     bad_section("[drain]\nurl = \"\"", &["f.toml:2:1: ", "`url` belongs to [broker]"]);
     bad_path("shards = 1", &["f.toml:3:1: ", "in [[path]]", "`shards` belongs to [hub]"]);
-    bad_path("compress = true", &["f.toml:3:1: ", "`compress` comes with a later version"]);
     bad_path("color = 1", &["f.toml:3:1: ", "known here: path, wholemsg"]);
     bad_path("auth = 1", &["f.toml:3:1: ", "`auth` comes with a later version"]);
     bad_section("[[upstream]]", &["f.toml:1:3: ", "`upstream` comes with a later version"]);
@@ -294,6 +293,8 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_path("heartbeat = \"0s\"", &["f.toml:3:13: ", "say \"off\""]);
     bad_path("idle = 0", &["f.toml:3:8: ", "say \"off\""]);
     bad_path("on_gap = \"closed\"", &["f.toml:3:10: "]);
+    bad_path("compress = true", &["f.toml:3:12: ", "a size such as \"256B\", or \"off\""]);
+    bad_path("compress = 256", &["f.toml:3:12: 256 has no unit", "\"256B\""]);
     bad_path("slow = \"drop_oldest\"", &["f.toml:3:8: ", "mean \"drop-oldest\"?"]);
     bad_path("flush_interval = \"0\"", &["f.toml:3:18: ", "say \"off\""]);
     bad_section("[hub]\njoin_pause = 200", &["f.toml:2:14: 200 has no unit", "\"200us\""]);

@@ -53,6 +53,10 @@ pub struct Pause(pub Option<Duration>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub usize);
 
+/// From what size on, or "off".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threshold(pub Option<usize>);
+
 /// What they have in common; the error is a sentence for the person who wrote the text.
 trait Quantity: Sized {
     const EXPECTED: &'static str;
@@ -133,6 +137,18 @@ impl Quantity for Size {
     }
 }
 
+impl Quantity for Threshold {
+    const EXPECTED: &'static str = "a size such as \"256B\", or \"off\"";
+
+    fn parse(text: &str) -> Result<Threshold, String> {
+        if text == "off" {
+            return Ok(Threshold(None));
+        }
+        split(text, Threshold::EXPECTED)?;
+        Size::parse(text).map(|Size(bytes)| Threshold(Some(bytes)))
+    }
+}
+
 /// `instead` tells what to write in the place of zero.
 fn time(text: &str, expected: &str, instead: &str) -> Result<Duration, String> {
     let (number, unit) = split(text, expected)?;
@@ -201,6 +217,15 @@ impl fmt::Display for Size {
     }
 }
 
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => Size(bytes).fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
 struct Text<T>(PhantomData<T>);
 
 impl<T: Quantity> Visitor<'_> for Text<T> {
@@ -252,6 +277,7 @@ macro_rules! as_text {
 
 as_text!(Period, "^[0-9]+ ?(ms|s|m|h)$", "250ms", "30s", "5m", "1h");
 as_text!(Interval, "^(off|[0-9]+ ?(ms|s|m|h))$", "30s", "5m", "off");
+as_text!(Threshold, "^(off|[0-9]+ ?([kKmMgG][iI]?)?[bB])$", "256B", "1KiB", "off");
 as_text!(Pause, "^(off|[0-9]+ ?(us|ms))$", "200us", "1ms", "off");
 as_text!(Size, "^[0-9]+ ?([kKmMgG][iI]?)?[bB]$", "512B", "64KiB", "1MiB", "10MB");
 
@@ -304,6 +330,15 @@ mod tests {
         refused::<Interval>("0s", "say \"off\"");
         refused::<Interval>("0", "say \"off\"");
         refused::<Interval>("never", "or \"off\"");
+    }
+
+    #[test]
+    fn a_threshold_is_a_size_or_off() {
+        assert_eq!(Threshold::parse("off"), Ok(Threshold(None)));
+        assert_eq!(Threshold::parse("256B"), Ok(Threshold(Some(256))));
+        refused::<Threshold>("256", "write for example \"256B\"");
+        refused::<Threshold>("0B", "at least \"1B\"");
+        refused::<Threshold>("on", "a size such as \"256B\", or \"off\"");
     }
 
     #[test]

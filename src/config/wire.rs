@@ -10,7 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::unit::{Interval, Pause, Period, Size};
+use crate::config::unit::{Interval, Pause, Period, Size, Threshold};
 use crate::trace::Format;
 
 /// The settings of pathcast. Any single value of a section can also be set by the environment
@@ -240,6 +240,10 @@ pub struct Path {
     /// The first one that a client offers and that stands here is taken.
     #[serde(default)]
     pub subprotocols: Vec<String>,
+    /// From what size on messages are deflated for clients that offer permessage-deflate; clients
+    /// may then deflate theirs.
+    #[serde(default = "never")]
+    pub compress: Threshold,
     /// Whose web pages may connect, in place of clients.origins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>")]
@@ -367,6 +371,10 @@ fn every_path() -> Vec<String> {
 
 fn thirty_seconds() -> Interval {
     Interval(Some(Duration::from_secs(30)))
+}
+
+fn never() -> Threshold {
+    Threshold(None)
 }
 
 fn off() -> Interval {

@@ -12,6 +12,8 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, StatusCode, Version};
 
 use crate::hub::command::Greeting;
+use crate::proto::deflate;
+use crate::proto::deflate::Agreement;
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, Origins, Paths};
 use crate::proto::traceparent::Traceparent;
@@ -23,6 +25,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub struct Wanted {
     pub path: Path,
     pub configured: Arc<Configured>,
+    /// On deflated messages, where the path has them.
+    pub agreement: Option<Agreement>,
     pub greeting: Greeting,
 }
 
@@ -121,7 +125,14 @@ pub fn read<B>(request: &Request<B>, paths: &Paths, origins: &Origins) -> Result
         traceparent: traceparent(headers),
         ..Greeting::default()
     };
-    Ok(Wanted { path, configured: configured.clone(), greeting })
+    let agreement = configured.compress_from_bytes.and_then(|_| agreement(headers));
+    Ok(Wanted { path, configured: configured.clone(), agreement, greeting })
+}
+
+/// What is not even text is no offer.
+fn agreement(headers: &HeaderMap) -> Option<Agreement> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    deflate::agree(values.filter_map(|value| value.to_str().ok()))
 }
 
 /// The value of a header that may be there once.

@@ -206,7 +206,7 @@ impl Gateway {
         mut request: Request<Incoming>,
     ) -> Result<(Response<Full<Bytes>>, Option<Session>), Refusal> {
         let paths = self.relay.paths();
-        let Wanted { path, configured, greeting } =
+        let Wanted { path, configured, agreement, greeting } =
             handshake::read(&request, &paths, &self.config.origins)?;
         if let Some(pace) = &self.pace {
             let now_ms = millis(self.started.elapsed());
@@ -214,7 +214,8 @@ impl Gateway {
                 return Err(Refusal::TooOften);
             }
         }
-        let attached = Attachment::begin(&self.relay, &path, &configured).await;
+        let deflates = agreement.is_some();
+        let attached = Attachment::begin(&self.relay, &path, &configured, deflates).await;
         let attachment = attached.map_err(|unattached| match unattached {
             Unattached::Removed => Refusal::UnknownPath,
             Unattached::Full => Refusal::Unavailable("this server is full; try again"),
@@ -233,6 +234,10 @@ impl Gateway {
             && let Ok(value) = HeaderValue::from_str(subprotocol)
         {
             response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        if let Some(agreement) = agreement {
+            let value = HeaderValue::from_static(agreement.answer());
+            response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
         }
         Ok((response, Some(Session { upgrade, attachment, greeting })))
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::hub::press::Deflated;
 use crate::hub::socket::Socket;
 use crate::metrics::PathMetrics;
 use crate::proto::ask::{Answer, Reach};
@@ -39,6 +40,8 @@ pub enum Command {
         path: Path,
         configured: Arc<Configured>,
         metrics: Arc<PathMetrics>,
+        /// Whether deflated messages were agreed on.
+        deflates: bool,
     },
     /// Its socket, after the 101.
     Open {
@@ -68,6 +71,8 @@ pub enum Command {
         grant: Grant,
         reply: Reply,
     },
+    /// Something that rooms wait for was deflated.
+    Pressed,
     /// End many sessions, a slice at a time.
     Sweep(Sweep),
     /// End the shard, its sockets with it.
@@ -81,6 +86,8 @@ pub struct Frames {
     pub payload: Option<Bytes>,
     /// For those with `wholemsg = true`.
     pub whole: Option<Bytes>,
+    /// Where their deflated forms will be, if somebody may want them.
+    pub deflated: Option<Arc<Deflated>>,
 }
 
 /// What a client said when it came; told in its `connect` event, then forgotten.

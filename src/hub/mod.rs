@@ -4,11 +4,13 @@
 //! session belongs to one shard, a thread that owns it without a lock; everything asked of the
 //! session goes through that shard's mailbox, and its id names the shard.
 
+pub mod backroom;
 pub mod command;
 pub mod inbound;
 pub mod mailbox;
 pub mod outbox;
 pub mod presence;
+pub mod press;
 pub mod reading;
 pub mod room;
 pub mod sessions;
@@ -25,6 +27,7 @@ use mio::{Poll, Waker};
 use crate::hub::command::{Command, Frames, Greeting, Sweep};
 use crate::hub::inbound::Inbound;
 use crate::hub::mailbox::{Full, Mailbox};
+use crate::hub::press::Press;
 use crate::hub::room::Rooms;
 use crate::hub::sessions::Sessions;
 use crate::hub::shard::Shard;
@@ -98,6 +101,7 @@ impl Hub {
         inbound: &Arc<dyn Inbound>,
     ) -> io::Result<Hub> {
         let mut shards = Vec::new();
+        let (counter, backroom) = backroom::backroom();
         for at in 0..config.shards {
             let number = u8::try_from(at).map_err(io::Error::other)?;
             let poll = Poll::new()?;
@@ -114,19 +118,18 @@ impl Hub {
                 occupied.clone(),
                 poll.registry().try_clone()?,
             );
-            let rooms = Rooms::new(config.mailbox_bytes_max / REST_PART, metrics.clone());
+            let rest_bytes_max = config.mailbox_bytes_max / REST_PART;
+            let rooms = Rooms::new(rest_bytes_max, metrics.clone(), counter.clone());
             let shard = Shard::new(poll, post, sessions, rooms, turned_ms.clone());
-            std::thread::Builder::new().name(format!("shard-{at}")).spawn(move || {
-                let run = std::panic::AssertUnwindSafe(|| shard.run());
-                match std::panic::catch_unwind(run) {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => tracing::error!(%error, "a shard cannot go on"),
-                    Err(_) => tracing::error!("a bug ended a shard"),
-                }
-                std::process::exit(70);
-            })?;
+            indispensable(format!("shard-{at}"), move || shard.run())?;
             shards.push(Handle { mailbox, occupied, turned_ms });
         }
+        let mailboxes: Vec<_> = shards.iter().map(|shard| shard.mailbox.clone()).collect();
+        let press = Press::new(metrics.clone());
+        indispensable("backroom".to_owned(), move || {
+            backroom.run(press, &mailboxes);
+            Ok(())
+        })?;
         let started = Instant::now();
         Ok(Hub {
             pod,
@@ -170,18 +173,21 @@ impl Hub {
     }
 
     /// The session takes its place among the broadcasts: every one pushed from now on is for it.
-    /// The caller follows with `open` or `abandon`.
+    /// The caller follows with `open` or `abandon`. `deflates`: whether deflated messages were agreed
+    /// on.
     pub fn reserve(
         &self,
         id: SessionId,
         path: Path,
         configured: Arc<Configured>,
+        deflates: bool,
         metrics: &Metrics,
     ) {
         let metrics = metrics.path(configured.pattern.text());
         if let Some(shard) = self.shard(&id) {
             // Without bytes, so it always fits.
-            let _ = shard.mailbox.push(Command::Reserve { id, path, configured, metrics });
+            let command = Command::Reserve { id, path, configured, metrics, deflates };
+            let _ = shard.mailbox.push(command);
         }
     }
 
@@ -281,4 +287,20 @@ impl Hub {
     fn shard(&self, id: &SessionId) -> Option<&Handle> {
         self.shards.get(usize::from(id.shard))
     }
+}
+
+/// Starts a thread whose failure ends the process.
+fn indispensable(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    std::thread::Builder::new().name(name.clone()).spawn(move || {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::error!(name, %error, "a thread cannot go on"),
+            Err(_) => tracing::error!(name, "a bug ended a thread"),
+        }
+        std::process::exit(70);
+    })?;
+    Ok(())
 }

@@ -29,6 +29,8 @@ struct Entry {
     shards: Box<[Here]>,
     /// Of its sessions, on a path with `wholemsg`.
     whole: u32,
+    /// On a path with `compress`.
+    compress: u32,
 }
 
 /// One shard's part of a path.
@@ -49,6 +51,8 @@ pub struct Audience {
     pub payload: bool,
     /// Whether somebody needs the whole msg.
     pub whole: bool,
+    /// Whether somebody may want it deflated.
+    pub deflated: bool,
 }
 
 /// The pattern has as many concrete paths as it may.
@@ -80,9 +84,11 @@ impl Presence {
             configured: configured.pattern.text().clone(),
             shards: vec![Here::default(); self.shards].into(),
             whole: 0,
+            compress: 0,
         });
         entry.shards[shard].sessions += 1;
         entry.whole += u32::from(configured.wholemsg);
+        entry.compress += u32::from(configured.compress_from_bytes.is_some());
         Ok(())
     }
 
@@ -92,6 +98,7 @@ impl Presence {
         let Some(entry) = known.paths.get_mut(path) else { return };
         entry.shards[shard].sessions -= 1;
         entry.whole -= u32::from(configured.wholemsg);
+        entry.compress -= u32::from(configured.compress_from_bytes.is_some());
         let is_last = entry.shards.iter().all(|here| here.sessions == 0);
         if is_last
             && let Some(entry) = known.paths.remove(path)
@@ -129,6 +136,7 @@ impl Presence {
             shards,
             payload: all > entry.whole,
             whole: entry.whole > 0,
+            deflated: entry.compress > 0,
         })
     }
 

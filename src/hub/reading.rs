@@ -36,11 +36,17 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     let message_bytes_max = sessions.config.message_bytes_max;
     let Some(session) = sessions.at_mut(slot) else { return };
     // Taken out, so that what it hands out and the session's socket can be used side by side.
+    let deflates = session.deflates;
     let mut protocol = std::mem::replace(&mut session.protocol, Protocol::new());
     sessions.release(protocol.held_bytes());
+    let mut inflater = match deflates {
+        true => Some(sessions.inflater.take().unwrap_or_default()),
+        false => None,
+    };
+    let inflated_bytes = inflater.as_ref().map_or(0, |inflater| inflater.inflated_bytes());
     let mut answers = Vec::new();
     loop {
-        let (consumed, action) = protocol.feed(bytes, message_bytes_max);
+        let (consumed, action) = protocol.feed(bytes, message_bytes_max, inflater.as_deref_mut());
         match action {
             Action::Idle => break,
             Action::Message { kind, data } => {
@@ -48,7 +54,10 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
                 let Some(session) = sessions.at(slot) else { break };
                 session.metrics.messages_in.inc();
                 if session.configured.echo {
-                    frame::append(&mut answers, kind, data);
+                    match deflates {
+                        false => frame::append(&mut answers, kind, data),
+                        true => answers.extend_from_slice(&sessions.frame(slot, kind, data)),
+                    }
                 } else {
                     let inbound = sessions.inbound.clone();
                     inbound.message(sessions.who(slot), kind, data);
@@ -74,6 +83,10 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
         }
     }
     answer(sessions, slot, &mut answers);
+    if let Some(inflater) = inflater {
+        sessions.inflated_bytes += inflater.inflated_bytes() - inflated_bytes;
+        sessions.inflater = Some(inflater);
+    }
     let held = protocol.held_bytes();
     if let Some(session) = sessions.at_mut(slot) {
         session.protocol = protocol;

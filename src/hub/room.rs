@@ -5,6 +5,10 @@
 //! of arrival, a slice at a time. Where a session stands in the stream follows from two numbers:
 //! the round's cursor has passed its place or not, and `start`, the position when it came.
 //!
+//! Those who agreed to deflated messages have rooms of their own. The positions of their stream count the
+//! bytes before they are deflated, so a broadcast has its place in it before it is made smaller, which is
+//! when its round begins. What takes long is made elsewhere, and the room *stalls* until it is there.
+//!
 //! A unicast to a session that has not got everything queued before it becomes a *splice*: it
 //! waits at its position in the stream and goes out when that session's turn comes. So every
 //! session sees broadcasts and unicasts in the one order of the mailbox, and nobody else's round
@@ -20,8 +24,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
+use crate::hub::backroom::Counter;
 use crate::hub::command::{Frames, Reply};
 use crate::hub::outbox::Class;
+use crate::hub::press;
+use crate::hub::press::{Deflated, Press};
 use crate::hub::sessions::{Sent, Session, Sessions};
 use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::Answer;
@@ -46,10 +53,14 @@ const CLOCK_SOCKETS: usize = 16;
 
 pub struct Rooms {
     slab: Slab<Room>,
-    /// By path and `wholemsg`: after a reload both kinds of session may be on one path.
-    index: HashMap<(Path, bool), usize>,
+    index: HashMap<(Path, Variant), usize>,
+    /// Rooms of those who agreed to deflated messages.
+    deflating: usize,
     /// Rooms with something to send, each once; they take turns.
     busy: VecDeque<usize>,
+    /// Rooms that wait for the back room.
+    stalled: Vec<usize>,
+    backroom: Counter,
     /// Rooms with something to send that rest, and until when.
     resting: BTreeSet<(Instant, usize)>,
     /// When more waits in all rooms, none rests.
@@ -61,22 +72,32 @@ pub struct Rooms {
     metrics: Arc<Metrics>,
 }
 
+/// What the sessions of a room are sent. After a reload a path may have sessions of every kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Variant {
+    wholemsg: bool,
+    deflates: bool,
+}
+
 struct Room {
     path: Path,
-    wholemsg: bool,
+    variant: Variant,
+    /// From what size on, if at all.
+    deflates_from: Option<usize>,
     metrics: Arc<PathMetrics>,
     /// Slots in the order of arrival; `NOBODY` where one has left.
     places: Vec<u32>,
     live: usize,
-    /// Frames that wait for a round, and when each came to this pod.
-    pending: VecDeque<(Bytes, Instant)>,
+    /// Frames that wait for a round.
+    pending: VecDeque<Waiting>,
+    /// Before they are deflated, as everything that is a position or a difference of two.
     pending_bytes: usize,
     /// The position behind everything that was ever queued.
     tail: u64,
     round: Option<Round>,
     /// Unicasts that wait for their session's turn, each list in order.
     splices: HashMap<usize, VecDeque<Splice>>,
-    /// Whether it waits for a turn, or for the end of its rest.
+    /// Whether it waits for a turn, for the end of its rest, or for the back room.
     is_busy: bool,
     /// As the session that came last has it.
     flush_interval: Option<Duration>,
@@ -86,11 +107,22 @@ struct Room {
     rests_until: Option<Instant>,
 }
 
+struct Waiting {
+    plain: Bytes,
+    /// Where it is to be deflated: what it becomes.
+    deflated: Option<Arc<Deflated>>,
+    /// When it came to this pod.
+    since: Instant,
+}
+
 struct Round {
     frames: Bytes,
     count: u64,
-    /// The position of its first byte.
+    /// The positions of its first byte and behind its last.
     base: u64,
+    end: u64,
+    /// Where positions are not offsets: both, of each frame but the first.
+    edges: Vec<(u64, usize)>,
     cursor: usize,
     since: Instant,
 }
@@ -113,11 +145,14 @@ pub enum Part {
 
 impl Rooms {
     /// Rooms rest while at most `rest_bytes_max` wait in all of them.
-    pub fn new(rest_bytes_max: usize, metrics: Arc<Metrics>) -> Rooms {
+    pub fn new(rest_bytes_max: usize, metrics: Arc<Metrics>, backroom: Counter) -> Rooms {
         Rooms {
             slab: Slab::new(),
             index: HashMap::new(),
+            deflating: 0,
             busy: VecDeque::new(),
+            stalled: Vec::new(),
+            backroom,
             resting: BTreeSet::new(),
             rest_bytes_max,
             joins: false,
@@ -129,18 +164,21 @@ impl Rooms {
     /// A session comes: it gets what is queued from now on.
     pub fn join(&mut self, sessions: &mut Sessions, slot: usize) {
         let Some(session) = sessions.at_mut(slot) else { return };
-        let wholemsg = session.configured.wholemsg;
-        let key = (session.path.clone(), wholemsg);
+        let variant = Variant { wholemsg: session.configured.wholemsg, deflates: session.deflates };
+        let key = (session.path.clone(), variant);
         let at = match self.index.get(&key) {
             Some(&at) => at,
             None => {
-                let room = Room::new(key.0.clone(), wholemsg, session.metrics.clone());
+                let room = Room::new(key.0.clone(), variant, session.metrics.clone());
+                self.deflating += usize::from(variant.deflates);
                 let at = self.slab.insert(room);
                 self.index.insert(key, at);
                 at
             }
         };
         let room = &mut self.slab[at];
+        // Whoever came last came with the newest settings.
+        room.deflates_from = session.deflates_from();
         room.flush_interval = session.configured.flush_interval;
         session.room = at;
         session.path = room.path.clone();
@@ -168,8 +206,10 @@ impl Rooms {
             if room.live == 0 {
                 let room = self.slab.remove(at);
                 self.held_bytes -= room.pending_bytes;
-                self.index.remove(&(room.path, room.wholemsg));
+                self.index.remove(&(room.path, room.variant));
+                self.deflating -= usize::from(room.variant.deflates);
                 self.busy.retain(|&busy| busy != at);
+                self.stalled.retain(|&stalled| stalled != at);
                 if let Some(until) = room.rests_until {
                     self.resting.remove(&(until, at));
                 }
@@ -181,32 +221,63 @@ impl Rooms {
 
     /// The slots of those on a path, in the order of arrival.
     pub fn members(&self, path: &Path) -> impl Iterator<Item = usize> {
-        let rooms = [false, true].map(|wholemsg| self.index.get(&(path.clone(), wholemsg)));
-        let places = rooms.into_iter().flatten().flat_map(|&at| &self.slab[at].places);
+        let variants = [false, true]
+            .into_iter()
+            .flat_map(|wholemsg| [false, true].map(|deflates| Variant { wholemsg, deflates }));
+        let rooms = variants.filter_map(|variant| self.index.get(&(path.clone(), variant)));
+        let places = rooms.flat_map(|&at| &self.slab[at].places);
         places.filter(|&&slot| slot != NOBODY).map(|&slot| slot as usize)
     }
 
     /// Queues a broadcast in the form that each room of the path needs.
     pub fn broadcast(&mut self, path: &Path, frames: Frames, since: Instant) {
-        let mut key = (path.clone(), false);
+        let mut key = (path.clone(), Variant { wholemsg: false, deflates: false });
         for (wholemsg, form) in [(false, frames.payload), (true, frames.whole)] {
-            key.1 = wholemsg;
+            key.1.wholemsg = wholemsg;
             let Some(form) = form else { continue };
-            let Some(&at) = self.index.get(&key) else { continue };
-            let room = &mut self.slab[at];
-            room.tail += form.len() as u64;
-            room.pending_bytes += form.len();
-            self.held_bytes += form.len();
-            room.pending.push_back((form, since));
-            if !std::mem::replace(&mut room.is_busy, true) {
-                self.busy.push_back(at);
-            } else if room.pending_bytes >= JOIN_BYTES_MAX
-                && let Some(until) = room.rests_until.take()
-            {
-                self.resting.remove(&(until, at));
-                self.busy.push_back(at);
+            if self.deflating > 0 {
+                key.1.deflates = true;
+                self.queue(&key, form.clone(), frames.deflated.as_ref(), since);
+                key.1.deflates = false;
             }
+            self.queue(&key, form, None, since);
         }
+    }
+
+    fn queue(
+        &mut self,
+        key: &(Path, Variant),
+        plain: Bytes,
+        deflated: Option<&Arc<Deflated>>,
+        since: Instant,
+    ) {
+        let Some(&at) = self.index.get(key) else { return };
+        let room = &mut self.slab[at];
+        let payload_bytes = || frame::message(&plain).1.len();
+        let pays = room.deflates_from.is_some_and(|from_bytes| payload_bytes() >= from_bytes);
+        let deflated = deflated.filter(|_| pays).cloned();
+        if let Some(deflated) = &deflated
+            && plain.len() > press::LOOP_BYTES_MAX
+        {
+            self.backroom.order(&plain, deflated, key.1.wholemsg);
+        }
+        room.tail += plain.len() as u64;
+        room.pending_bytes += plain.len();
+        self.held_bytes += plain.len();
+        room.pending.push_back(Waiting { plain, deflated, since });
+        if !std::mem::replace(&mut room.is_busy, true) {
+            self.busy.push_back(at);
+        } else if room.pending_bytes >= JOIN_BYTES_MAX
+            && let Some(until) = room.rests_until.take()
+        {
+            self.resting.remove(&(until, at));
+            self.busy.push_back(at);
+        }
+    }
+
+    /// Something was made that rooms may wait for.
+    pub fn resume(&mut self) {
+        self.busy.extend(self.stalled.drain(..));
     }
 
     /// Sends one session its part, behind everything that was queued for it before.
@@ -224,8 +295,7 @@ impl Rooms {
             return part.send(sessions, slot, answer, &self.metrics);
         };
         let in_round = room.round.as_ref().is_some_and(|round| {
-            session.place as usize >= round.cursor
-                && session.start < round.base + round.frames.len() as u64
+            session.place as usize >= round.cursor && session.start < round.end
         });
         let in_pending = room.pending_bytes > 0 && session.start < room.tail;
         if session.splices > 0 || in_round || in_pending {
@@ -273,8 +343,15 @@ impl Rooms {
                     self.resting.insert((until, at));
                     continue;
                 }
-                self.held_bytes -= room.begin_round(now);
+                self.held_bytes -= room.begin_round(now, &mut sessions.press);
+                if room.round.is_none() && !room.pending.is_empty() {
+                    self.stalled.push(at);
+                    continue;
+                }
                 self.joins = room.round.as_ref().is_some_and(|round| round.count > 1);
+                if room.variant.deflates {
+                    budget.look();
+                }
             }
             self.held_bytes -= room.slice(sessions, &mut budget, &self.metrics);
             if room.round.is_none() {
@@ -322,10 +399,17 @@ impl Budget {
             return false;
         }
         self.sockets -= 1;
-        if self.sockets.is_multiple_of(CLOCK_SOCKETS) && Instant::now() >= self.until {
-            self.sockets = 0;
+        if self.sockets.is_multiple_of(CLOCK_SOCKETS) {
+            self.look();
         }
         true
+    }
+
+    /// Something else than sending may have taken its time.
+    fn look(&mut self) {
+        if Instant::now() >= self.until {
+            self.sockets = 0;
+        }
     }
 
     fn is_spent(&self) -> bool {
@@ -368,10 +452,11 @@ impl Part {
 }
 
 impl Room {
-    fn new(path: Path, wholemsg: bool, metrics: Arc<PathMetrics>) -> Room {
+    fn new(path: Path, variant: Variant, metrics: Arc<PathMetrics>) -> Room {
         Room {
             path,
-            wholemsg,
+            variant,
+            deflates_from: None,
             metrics,
             places: Vec::new(),
             live: 0,
@@ -392,28 +477,38 @@ impl Room {
         self.rested_at.filter(|&at| now < at && self.pending_bytes < JOIN_BYTES_MAX)
     }
 
-    /// Joins what waits, up to the bound; how many bytes that are.
-    fn begin_round(&mut self, now: Instant) -> usize {
-        self.rested_at = self.flush_interval.map(|interval| now + interval);
+    /// Joins what waits, up to the bound, and up to what is still being deflated elsewhere; how
+    /// many bytes that are.
+    fn begin_round(&mut self, now: Instant, press: &mut Press) -> usize {
+        let wholemsg = self.variant.wholemsg;
         let base = self.tail - self.pending_bytes as u64;
-        let Some((first, since)) = self.pending.pop_front() else { return 0 };
-        let mut bytes = first.len();
-        let mut count = 1;
-        let fits = |bytes: usize, next: &Bytes| bytes + next.len() <= JOIN_BYTES_MAX;
-        let frames = if self.pending.front().is_some_and(|(next, _)| fits(bytes, next)) {
+        let Some(first) = self.pending.front() else { return 0 };
+        let Some(frame) = first.frame(wholemsg, press) else { return 0 };
+        let (since, mut bytes, mut count) = (first.since, first.plain.len(), 1);
+        self.pending.pop_front();
+        self.rested_at = self.flush_interval.map(|interval| now + interval);
+        let fits = |bytes: usize, next: &Waiting| bytes + next.plain.len() <= JOIN_BYTES_MAX;
+        let mut edges = Vec::new();
+        let frames = if self.pending.front().is_some_and(|next| fits(bytes, next)) {
             let mut joined = BytesMut::with_capacity(self.pending_bytes.min(JOIN_BYTES_MAX));
-            joined.extend_from_slice(&first);
-            while let Some((next, _)) = self.pending.pop_front_if(|(next, _)| fits(bytes, next)) {
-                joined.extend_from_slice(&next);
-                bytes += next.len();
+            joined.extend_from_slice(&frame);
+            while let Some(next) = self.pending.front().filter(|next| fits(bytes, next)) {
+                let Some(frame) = next.frame(wholemsg, press) else { break };
+                if self.variant.deflates {
+                    edges.push((base + bytes as u64, joined.len()));
+                }
+                joined.extend_from_slice(&frame);
+                bytes += next.plain.len();
                 count += 1;
+                self.pending.pop_front();
             }
             joined.freeze()
         } else {
-            first
+            frame
         };
         self.pending_bytes -= bytes;
-        self.round = Some(Round { frames, count, base, cursor: 0, since });
+        let end = base + bytes as u64;
+        self.round = Some(Round { frames, count, base, end, edges, cursor: 0, since });
         bytes
     }
 
@@ -421,7 +516,7 @@ impl Room {
     /// splices it sent.
     fn slice(&mut self, sessions: &mut Sessions, budget: &mut Budget, metrics: &Metrics) -> usize {
         let Some(round) = &mut self.round else { return 0 };
-        let end = round.base + round.frames.len() as u64;
+        let end = round.end;
         let mut whole = 0;
         let mut parts = 0;
         let mut bytes = 0;
@@ -447,9 +542,7 @@ impl Room {
                 let splice = waiting.pop_front_if(|splice| splice.at <= end);
                 let until = splice.as_ref().map_or(end, |splice| splice.at);
                 if position < until {
-                    let part = round
-                        .frames
-                        .slice((position - round.base) as usize..(until - round.base) as usize);
+                    let part = round.frames.slice(round.offset(position)..round.offset(until));
                     let count = frame::count(&part);
                     if deliver(sessions, slot, &part, count, &self.metrics) {
                         parts += count;
@@ -488,6 +581,32 @@ impl Room {
             if let Some(session) = sessions.at_mut(slot as usize) {
                 session.place = place;
             }
+        }
+    }
+}
+
+impl Waiting {
+    /// What is sent of it; `None` while that is being made elsewhere.
+    #[inline]
+    fn frame(&self, wholemsg: bool, press: &mut Press) -> Option<Bytes> {
+        let Some(deflated) = &self.deflated else { return Some(self.plain.clone()) };
+        let form = deflated.form(wholemsg);
+        if form.frame().is_none() && self.plain.len() <= press::LOOP_BYTES_MAX {
+            form.settle(press.deflate(&self.plain));
+        }
+        form.frame().cloned()
+    }
+}
+
+impl Round {
+    /// Where a position lies in the buffer. Sessions come, and splices stand, between two frames.
+    fn offset(&self, position: u64) -> usize {
+        if position == self.end {
+            return self.frames.len();
+        }
+        match self.edges.binary_search_by_key(&position, |&(position, _)| position) {
+            Ok(at) => self.edges[at].1,
+            Err(_) => (position - self.base) as usize,
         }
     }
 }

@@ -20,11 +20,15 @@ use crate::hub::Config;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
 use crate::hub::outbox::{Bounds, Class, Full, Outbox};
+use crate::hub::press;
+use crate::hub::press::Press;
 use crate::hub::socket::Socket;
 use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::SessionInfo;
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
+use crate::proto::frame::Kind;
+use crate::proto::inflater::Inflater;
 use crate::proto::millis::millis;
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, Slow};
@@ -35,6 +39,13 @@ use crate::proto::session_id::{PodId, SessionId};
 /// Above this many bytes that wait for a socket, the socket is not read: whoever does not listen is
 /// not listened to, and answers (pongs, echoes) cannot pile up.
 const READ_PAUSE_BYTES: usize = 64 * 1024;
+
+/// Read at once of a client whose messages are deflated: a thousand times as much may come of it.
+const DEFLATED_READ_BYTES: usize = 4096;
+
+/// So much is inflated in one turn, and then of one client more: about a millisecond. The other clients
+/// with deflated messages wait for the next turn.
+const INFLATED_BYTES_MAX: u64 = 1 << 20;
 
 /// Timers of one turn.
 const TIMERS_MAX: usize = 256;
@@ -51,6 +62,12 @@ pub struct Sessions {
     pub config: Config,
     pub metrics: Arc<Metrics>,
     pub inbound: Arc<dyn Inbound>,
+    /// For what single sessions are sent, and for rounds.
+    pub press: Press,
+    /// For all sessions of the shard; made when it is first needed.
+    pub inflater: Option<Box<Inflater>>,
+    /// What it made since this was last set to 0.
+    pub inflated_bytes: u64,
     slab: Slab<Session>,
     index: BTreeMap<[u8; 16], usize>,
     timers: BinaryHeap<Reverse<(u64, usize, u32, Timer)>>,
@@ -92,6 +109,8 @@ pub struct Session {
     pub splices: u32,
     phase: Phase,
     after: After,
+    /// Whether deflated messages were agreed on.
+    pub deflates: bool,
     slow_armed: bool,
     read_held: bool,
     /// The peer has sent its last byte, and no event will say so again.
@@ -157,8 +176,11 @@ impl Sessions {
             pod,
             shard,
             config,
+            press: Press::new(metrics.clone()),
             metrics,
             inbound,
+            inflater: None,
+            inflated_bytes: 0,
             slab: Slab::new(),
             index: BTreeMap::new(),
             timers: BinaryHeap::new(),
@@ -179,6 +201,7 @@ impl Sessions {
     /// Sets the shard's clock.
     pub fn tick(&mut self) {
         self.now_ms = millis(self.started.elapsed());
+        self.inflated_bytes = 0;
     }
 
     /// The slot of a session that has not ended.
@@ -226,6 +249,7 @@ impl Sessions {
         path: Path,
         configured: Arc<Configured>,
         metrics: Arc<PathMetrics>,
+        deflates: bool,
     ) -> usize {
         self.generation = self.generation.wrapping_add(1);
         let slot = self.slab.insert(Session {
@@ -243,6 +267,7 @@ impl Sessions {
             splices: 0,
             phase: Phase::Reserved,
             after: After::Free,
+            deflates,
             slow_armed: false,
             read_held: false,
             read_to_end: false,
@@ -312,6 +337,18 @@ impl Sessions {
         }
         session.pulse.used(self.now_ms);
         self.put(slot, frames, class)
+    }
+
+    /// A message for one session as a frame, deflated where that was agreed on, pays, and does not
+    /// take long: a large one goes as it is, for only its receiver would gain by the wait.
+    pub fn frame(&mut self, slot: usize, kind: Kind, payload: &[u8]) -> Bytes {
+        let from_bytes = self.slab.get(slot).and_then(Session::deflates_from);
+        let deflates = from_bytes.is_some_and(|from_bytes| payload.len() >= from_bytes);
+        if deflates && payload.len() <= press::LOOP_BYTES_MAX {
+            self.press.frame(kind, payload)
+        } else {
+            frame::encode(kind, payload)
+        }
     }
 
     /// Answers a control frame: no sign that the session is in use.
@@ -439,6 +476,15 @@ impl Sessions {
         if session.outbox.as_ref().is_some_and(|outbox| is_behind(outbox, slow)) {
             session.read_held = true;
             return None;
+        }
+        let mut buffer = buffer;
+        if session.deflates {
+            if self.inflated_bytes >= INFLATED_BYTES_MAX {
+                self.ready.push(slot);
+                return None;
+            }
+            let most = buffer.len().min(DEFLATED_READ_BYTES);
+            buffer = &mut buffer[..most];
         }
         let socket = session.socket.as_mut()?;
         match socket.read(buffer) {
@@ -704,6 +750,11 @@ impl Session {
     /// Whether it has not ended.
     pub fn is_alive(&self) -> bool {
         matches!(self.phase, Phase::Reserved | Phase::Open)
+    }
+
+    /// From what size on its messages are deflated; `None`: never.
+    pub fn deflates_from(&self) -> Option<usize> {
+        self.configured.compress_from_bytes.filter(|_| self.deflates)
     }
 
     pub fn is_open(&self) -> bool {

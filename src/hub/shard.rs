@@ -19,7 +19,6 @@ use crate::hub::room::{Part, Rooms};
 use crate::hub::sessions::Sessions;
 use crate::proto::ask::{Answer, Reach};
 use crate::proto::close::{Cause, Close};
-use crate::proto::frame;
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
 use crate::proto::session_id::SessionId;
@@ -112,6 +111,8 @@ impl Shard {
                     reading::turn(&mut self.sessions, slot, &mut buffer);
                 }
             }
+            // What was held back gets as much as what has just come.
+            self.sessions.inflated_bytes = 0;
             for slot in std::mem::take(&mut self.sessions.ready) {
                 reading::turn(&mut self.sessions, slot, &mut buffer);
             }
@@ -181,8 +182,8 @@ impl Shard {
             Command::Unicast { to, reach, content, reply } => {
                 self.unicast(&to, &reach, &content, reply);
             }
-            Command::Reserve { id, path, configured, metrics } => {
-                let slot = self.sessions.reserve(id.random, path, configured, metrics);
+            Command::Reserve { id, path, configured, metrics, deflates } => {
+                let slot = self.sessions.reserve(id.random, path, configured, metrics, deflates);
                 self.rooms.join(&mut self.sessions, slot);
             }
             Command::Open { id, socket, greeting } => {
@@ -214,6 +215,7 @@ impl Shard {
             Command::List { filter, after, limit, grant, reply } => {
                 let _ = reply.send(self.list(filter.as_deref(), after, limit, &grant));
             }
+            Command::Pressed => self.rooms.resume(),
             Command::Sweep(sweep) => self.begin_sweep(sweep),
             Command::Stop => {}
         }
@@ -228,7 +230,7 @@ impl Shard {
                     Answer::TooBig(self.frame_bytes_max)
                 }
                 Some((kind, payload)) => {
-                    let part = Part::Frame(frame::encode(kind, &payload));
+                    let part = Part::Frame(self.sessions.frame(slot, kind, &payload));
                     return self.rooms.unicast(&mut self.sessions, slot, part, Some(reply));
                 }
             },

@@ -21,7 +21,10 @@ pub const HEAD_BYTES_MAX: usize = 14;
 const SERVER_HEAD_BYTES_MAX: usize = 10;
 
 const FIN: u8 = 0x80;
-const RESERVED: u8 = 0x70;
+/// The message is deflated, where that was agreed on (RFC 7692, 6).
+const RSV1: u8 = 0x40;
+/// Whatever else is not agreed on.
+const RESERVED: u8 = 0x30;
 const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
 /// In the place of a length: the length follows in two bytes, in eight (RFC 6455, 5.2).
@@ -51,6 +54,8 @@ pub enum Opcode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     pub fin: bool,
+    /// The message that begins here is deflated.
+    pub deflated: bool,
     pub opcode: Opcode,
     pub key: [u8; 4],
     pub payload_bytes: usize,
@@ -85,6 +90,8 @@ pub enum Violation {
     CloseReason,
     #[error("a text message that is not UTF-8")]
     Text,
+    #[error("a deflated message that cannot be inflated")]
+    Deflated,
     #[error("a message has at most {bytes_max} bytes here")]
     TooBig { bytes_max: usize },
 }
@@ -120,7 +127,7 @@ impl Violation {
     /// The close code that answers it (RFC 6455, 7.4.1).
     pub fn code(self) -> u16 {
         match self {
-            Violation::CloseReason | Violation::Text => 1007,
+            Violation::CloseReason | Violation::Text | Violation::Deflated => 1007,
             Violation::TooBig { .. } => 1009,
             _ => 1002,
         }
@@ -131,10 +138,11 @@ impl Head {
     /// Reads a head from the first bytes of a frame; with it, how many bytes it took. `None`: good
     /// so far, but not all there, which needs fewer than [`HEAD_BYTES_MAX`] bytes. A violation is
     /// found with the first byte that shows it. `room` is asked of data frames only, as soon as
-    /// the opcode is known, and may refuse the opcode.
+    /// the opcode is known, and may refuse it; also told whether the frame says that it begins a
+    /// deflated message.
     pub fn parse(
         bytes: &[u8],
-        room: impl FnOnce(Opcode) -> Result<Room, Violation>,
+        room: impl FnOnce(Opcode, bool) -> Result<Room, Violation>,
     ) -> Result<Option<(Head, usize)>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         if first & RESERVED != 0 {
@@ -145,7 +153,15 @@ impl Head {
         if opcode.is_control() && !fin {
             return Err(Violation::ControlFragmented);
         }
-        let room = if opcode.is_control() { None } else { Some(room(opcode)?) };
+        let deflated = first & RSV1 != 0;
+        let room = match opcode {
+            // A bit for whole messages: it stands on the first frame of one (RFC 7692, 6.1).
+            Opcode::Continuation | Opcode::Close | Opcode::Ping | Opcode::Pong if deflated => {
+                return Err(Violation::ReservedBit);
+            }
+            Opcode::Close | Opcode::Ping | Opcode::Pong => None,
+            _ => Some(room(opcode, deflated)?),
+        };
 
         let Some(&second) = bytes.get(1) else { return Ok(None) };
         if second & MASKED == 0 {
@@ -180,7 +196,7 @@ impl Head {
             return Err(Violation::TooBig { bytes_max: room.message_bytes_max });
         }
         let Some(&key) = chunk(bytes, key_at) else { return Ok(None) };
-        Ok(Some((Head { fin, opcode, key, payload_bytes }, key_at + key.len())))
+        Ok(Some((Head { fin, deflated, opcode, key, payload_bytes }, key_at + key.len())))
     }
 }
 
@@ -209,6 +225,28 @@ pub fn encode(kind: Kind, payload: &[u8]) -> Bytes {
     let mut frame = Vec::new();
     append(&mut frame, kind, payload);
     Bytes::from(frame)
+}
+
+/// As `encode`, of a payload that was deflated (RFC 7692, 6.1).
+pub fn encode_deflated(kind: Kind, payload: &[u8]) -> Bytes {
+    let mut frame = Vec::new();
+    append(&mut frame, kind, payload);
+    frame[0] |= RSV1;
+    Bytes::from(frame)
+}
+
+/// The message in a frame that `encode` made.
+pub fn message(frame: &[u8]) -> (Kind, &[u8]) {
+    let kind = match frame.first() {
+        Some(first) if first & 0x0f == Opcode::Text as u8 => Kind::Text,
+        _ => Kind::Binary,
+    };
+    let head_bytes = match frame.get(1) {
+        Some(&LENGTH_16) => 4,
+        Some(&LENGTH_64) => 10,
+        _ => 2,
+    };
+    (kind, frame.get(head_bytes..).unwrap_or_default())
 }
 
 /// A ping; a payload over [`CONTROL_BYTES_MAX`] is cut to it.
@@ -346,7 +384,11 @@ mod tests {
 
     const KEY: [u8; 4] = [1, 2, 3, 4];
 
-    fn room(_: Opcode) -> Result<Room, Violation> {
+    /// Deflated texts were agreed on.
+    fn room(opcode: Opcode, deflated: bool) -> Result<Room, Violation> {
+        if deflated && opcode != Opcode::Text {
+            return Err(Violation::ReservedBit);
+        }
         Ok(Room { payload_bytes: 70_000, message_bytes_max: 80_000 })
     }
 
@@ -357,7 +399,8 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(Head::parse(&bytes[..end], room), Ok(None), "{end} of {bytes:?}");
         }
-        let head = Head { fin, opcode, key: KEY, payload_bytes };
+        let deflated = start[0] & RSV1 != 0;
+        let head = Head { fin, deflated, opcode, key: KEY, payload_bytes };
         assert_eq!(Head::parse(&bytes, room), Ok(Some((head, bytes.len()))));
         let more = [&bytes[..], &[7; 20]].concat();
         assert_eq!(Head::parse(&more, room), Ok(Some((head, bytes.len()))));
@@ -384,11 +427,19 @@ mod tests {
         accepted(&[0x88, 0x80], true, Opcode::Close, 0);
         accepted(&[0x89, 0x80 | 125], true, Opcode::Ping, 125);
         accepted(&[0x8a, 0x80 | 1], true, Opcode::Pong, 1);
+        accepted(&[0xc1, 0x80 | 2], true, Opcode::Text, 2);
+        accepted(&[0x41, 0x80], false, Opcode::Text, 0);
     }
 
     #[test]
     fn a_bad_head_is_refused_with_the_byte_that_shows_it() {
-        refused(&[0xc1], Violation::ReservedBit);
+        refused(&[0xc2], Violation::ReservedBit);
+        refused(&[0xc0], Violation::ReservedBit);
+        refused(&[0xc8], Violation::ReservedBit);
+        refused(&[0xc9], Violation::ReservedBit);
+        refused(&[0xca], Violation::ReservedBit);
+        refused(&[0xe1], Violation::ReservedBit);
+        refused(&[0xd1], Violation::ReservedBit);
         refused(&[0xa1], Violation::ReservedBit);
         refused(&[0x91], Violation::ReservedBit);
         for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
@@ -412,7 +463,7 @@ mod tests {
 
     #[test]
     fn room_may_refuse_an_opcode_and_is_not_asked_of_control_frames() {
-        let refuse = |_| Err(Violation::Interrupted);
+        let refuse = |_, _| Err(Violation::Interrupted);
         assert_eq!(Head::parse(&[0x01], refuse), Err(Violation::Interrupted));
         assert_eq!(Head::parse(&[0x89, 0x80], refuse), Ok(None));
     }
@@ -442,6 +493,8 @@ mod tests {
         encoded(encode(Kind::Text, &long[..65_535]), &[0x81, 126, 255, 255], &long[..65_535]);
         let head = [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0];
         encoded(encode(Kind::Text, &long[..65_536]), &head, &long[..65_536]);
+        encoded(encode_deflated(Kind::Text, b"hi"), &[0xc1, 2], b"hi");
+        encoded(encode_deflated(Kind::Binary, &long[..126]), &[0xc2, 126, 0, 126], &long[..126]);
     }
 
     #[test]

@@ -6,10 +6,13 @@
 
 pub mod ask;
 pub mod close;
+pub mod deflate;
+pub mod deflater;
 pub mod envelope;
 pub mod event;
 pub mod frame;
 pub mod grant;
+pub mod inflater;
 pub mod json;
 pub mod json_names;
 pub mod json_string;

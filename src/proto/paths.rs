@@ -25,6 +25,9 @@ pub struct Configured {
     pub idle: Option<Duration>,
     /// In the server's taste; the first one *offered* that is in here is taken.
     pub subprotocols: Vec<String>,
+    /// From what size on messages are deflated for those who agree to it, in bytes. `None`: nobody is
+    /// asked.
+    pub compress_from_bytes: Option<usize>,
     /// Whose pages may connect. `None`: what the listener says.
     pub origins: Option<Origins>,
     /// What becomes of a session when it may have missed broadcasts.
@@ -215,6 +218,7 @@ impl Configured {
             heartbeat: Some(Duration::from_secs(30)),
             idle: None,
             subprotocols: Vec::new(),
+            compress_from_bytes: None,
             origins: None,
             on_gap: OnGap::Ignore,
             slow: Slow::Close,

@@ -7,7 +7,8 @@
 //! bytes does not depend on how they were cut into pieces.
 //!
 //! There are tens of thousands of these, nearly all at rest, so everything that an unfinished
-//! frame needs lives in one box that is not there otherwise.
+//! frame needs lives in one box that is not there otherwise. For the same reason a deflated message is
+//! kept as it came and inflated when it is whole, by a decoder that the caller has for all of them.
 
 use std::ops::Range;
 
@@ -17,6 +18,7 @@ use crate::proto::close;
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
 use crate::proto::frame::{Head, Kind, Opcode, Room, Violation};
+use crate::proto::inflater::Inflater;
 
 /// The first buffer of a message that arrives in pieces, in bytes: below it doubling only costs.
 const DATA_BYTES_MIN: usize = 64;
@@ -70,6 +72,8 @@ struct Unfinished {
     control: Vec<u8>,
     /// Of what kind the message in `data` is, until it is finished.
     message: Option<Kind>,
+    /// Whether it is deflated.
+    deflated: bool,
     data: Vec<u8>,
     /// So much of a text is known to be valid; what follows is the start of one character.
     valid_bytes: usize,
@@ -87,6 +91,15 @@ enum Found {
 enum Place {
     Input(Range<usize>),
     Held,
+    /// In the inflater.
+    Inflated,
+}
+
+/// What holds for one session's messages.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    message_bytes_max: usize,
+    may_deflate: bool,
 }
 
 impl Session {
@@ -96,17 +109,21 @@ impl Session {
 
     /// Takes bytes just read, which are unmasked in place; tells how many were consumed and what
     /// to do about them. To be called again with the rest, an empty rest too, until it says
-    /// [`Action::Idle`]. A message has at most `message_bytes_max` bytes, all fragments together.
+    /// [`Action::Idle`]. A message has at most `message_bytes_max` bytes, all fragments together and
+    /// inflated. With an `inflater` messages may be deflated, which was agreed on for the session.
     pub fn feed<'a>(
         &'a mut self,
         input: &'a mut [u8],
         message_bytes_max: usize,
+        mut inflater: Option<&'a mut Inflater>,
     ) -> (usize, Action<'a>) {
         self.tidy();
         let mut at = 0;
         let found = match self.phase {
             Phase::Ended => Ok(Found::Nothing),
-            Phase::Open | Phase::Closing => self.advance(input, &mut at, message_bytes_max),
+            Phase::Open | Phase::Closing => {
+                self.advance(input, &mut at, message_bytes_max, inflater.as_deref_mut())
+            }
         };
         let held = |unfinished: &'a Option<Box<Unfinished>>| {
             unfinished.as_deref().expect("what is held is in the box until the next feed")
@@ -122,8 +139,12 @@ impl Session {
             Ok(Found::Message(kind, Place::Held)) => {
                 (at, Action::Message { kind, data: &held(&self.unfinished).data })
             }
+            Ok(Found::Message(kind, Place::Inflated)) => {
+                let data = inflater.map_or(&[][..], |inflater| inflater.message());
+                (at, Action::Message { kind, data })
+            }
             Ok(Found::Ping(Place::Input(range))) => (at, Action::Ping(&input[range])),
-            Ok(Found::Ping(Place::Held)) => (at, Action::Ping(&held(&self.unfinished).control)),
+            Ok(Found::Ping(_)) => (at, Action::Ping(&held(&self.unfinished).control)),
             Ok(Found::Closed(close)) => {
                 self.end();
                 (input.len(), Action::Closed(close))
@@ -195,12 +216,14 @@ impl Session {
         input: &mut [u8],
         at: &mut usize,
         message_bytes_max: usize,
+        mut inflater: Option<&mut Inflater>,
     ) -> Result<Found, Violation> {
+        let terms = Terms { message_bytes_max, may_deflate: inflater.is_some() };
         loop {
             let begun = self.unfinished.as_mut().and_then(|unfinished| unfinished.frame.take());
             let mut frame = match begun {
                 Some(frame) => frame,
-                None => match self.head(input, at, message_bytes_max)? {
+                None => match self.head(input, at, terms)? {
                     Some(head) => head,
                     None => return Ok(Found::Nothing),
                 },
@@ -218,7 +241,7 @@ impl Session {
                 if frame.opcode.is_control() {
                     self.control(&frame, piece, place)?
                 } else {
-                    self.data(&frame, piece, place, message_bytes_max)?
+                    self.data(&frame, piece, place, message_bytes_max, inflater.as_deref_mut())?
                 }
             };
             if let Some(found) = found {
@@ -237,9 +260,9 @@ impl Session {
         &mut self,
         input: &[u8],
         at: &mut usize,
-        message_bytes_max: usize,
+        terms: Terms,
     ) -> Result<Option<Head>, Violation> {
-        let room = self.room(message_bytes_max);
+        let room = self.room(terms);
         let fresh = &input[*at..];
         let kept_bytes = self.unfinished.as_ref().map_or(0, |unfinished| unfinished.head_bytes);
         if kept_bytes == 0 {
@@ -270,19 +293,28 @@ impl Session {
     }
 
     /// Which data frame may come now, and how large it may be (RFC 6455, 5.4).
-    fn room(&self, message_bytes_max: usize) -> impl Fn(Opcode) -> Result<Room, Violation> + use<> {
+    fn room(&self, terms: Terms) -> impl Fn(Opcode, bool) -> Result<Room, Violation> + use<> {
         let is_closing = self.is_closing();
-        let (begun, held_bytes) = match &self.unfinished {
-            Some(unfinished) => (unfinished.message.is_some(), unfinished.data.len()),
-            None => (false, 0),
+        let (begun, was_deflated, held_bytes) = match &self.unfinished {
+            Some(one) => {
+                let begun = one.message.is_some();
+                (begun, begun && one.deflated, one.data.len())
+            }
+            None => (false, false, 0),
         };
-        move |opcode| match (opcode == Opcode::Continuation, begun) {
+        let message_bytes_max = terms.message_bytes_max;
+        move |opcode, deflated| match (opcode == Opcode::Continuation, begun) {
+            _ if deflated && !terms.may_deflate => Err(Violation::ReservedBit),
             // Nothing of it is kept, and what it continues may have gone already.
             _ if is_closing => Ok(Room { payload_bytes: usize::MAX, message_bytes_max }),
             (true, false) => Err(Violation::NothingToContinue),
             (false, true) => Err(Violation::Interrupted),
             _ => {
-                let payload_bytes = message_bytes_max.saturating_sub(held_bytes);
+                let whole_bytes_max = match deflated || was_deflated {
+                    true => deflated_bytes_max(message_bytes_max),
+                    false => message_bytes_max,
+                };
+                let payload_bytes = whole_bytes_max.saturating_sub(held_bytes);
                 Ok(Room { payload_bytes, message_bytes_max })
             }
         }
@@ -326,16 +358,20 @@ impl Session {
         piece: &[u8],
         place: Range<usize>,
         message_bytes_max: usize,
+        inflater: Option<&mut Inflater>,
     ) -> Result<Option<Found>, Violation> {
         let finished = frame.fin && frame.payload_bytes == 0;
-        let begun = self.unfinished.as_ref().and_then(|unfinished| unfinished.message);
-        let kind = match (frame.opcode, begun) {
-            (_, Some(kind)) => kind,
-            (Opcode::Text, None) => Kind::Text,
-            (Opcode::Binary, None) => Kind::Binary,
+        let begun = self.unfinished.as_ref().and_then(|one| Some((one.message?, one.deflated)));
+        let (kind, deflated) = match (frame.opcode, begun) {
+            (_, Some(begun)) => begun,
+            (Opcode::Text, None) => (Kind::Text, frame.deflated),
+            (Opcode::Binary, None) => (Kind::Binary, frame.deflated),
             (_, None) => return Err(Violation::NothingToContinue),
         };
         if begun.is_none() && finished {
+            if deflated {
+                return inflate(kind, piece, message_bytes_max, inflater).map(Some);
+            }
             if kind == Kind::Text && compat::from_utf8(piece).is_err() {
                 return Err(Violation::Text);
             }
@@ -343,21 +379,47 @@ impl Session {
         }
         let unfinished = self.unfinished.get_or_insert_default();
         unfinished.message = Some(kind);
-        let whole_bytes_max = if frame.fin {
-            unfinished.data.len() + piece.len() + frame.payload_bytes
-        } else {
-            message_bytes_max
+        unfinished.deflated = deflated;
+        let whole_bytes_max = match (frame.fin, deflated) {
+            (true, _) => unfinished.data.len() + piece.len() + frame.payload_bytes,
+            (false, true) => deflated_bytes_max(message_bytes_max),
+            (false, false) => message_bytes_max,
         };
         unfinished.keep(piece, whole_bytes_max);
-        if kind == Kind::Text {
+        if kind == Kind::Text && !deflated {
             unfinished.check_text(finished)?;
         }
         if !finished {
             return Ok(None);
         }
         unfinished.message = None;
+        if deflated {
+            return inflate(kind, &unfinished.data, message_bytes_max, inflater).map(Some);
+        }
         Ok(Some(Found::Message(kind, Place::Held)))
     }
+}
+
+/// What a message may have while it is deflated: of what cannot be made smaller, zlib with its
+/// smallest memory makes an eighth more and some.
+fn deflated_bytes_max(message_bytes_max: usize) -> usize {
+    message_bytes_max.saturating_add(message_bytes_max / 4).saturating_add(64)
+}
+
+/// Inflates a whole message; a text can only now be checked (RFC 7692, 6.2).
+fn inflate(
+    kind: Kind,
+    payload: &[u8],
+    message_bytes_max: usize,
+    inflater: Option<&mut Inflater>,
+) -> Result<Found, Violation> {
+    // The head was refused where it was not agreed on.
+    let inflater = inflater.ok_or(Violation::ReservedBit)?;
+    inflater.inflate(payload, message_bytes_max)?;
+    if kind == Kind::Text && compat::from_utf8(inflater.message()).is_err() {
+        return Err(Violation::Text);
+    }
+    Ok(Found::Message(kind, Place::Inflated))
 }
 
 impl Unfinished {
@@ -405,6 +467,7 @@ fn parse_close(payload: &[u8]) -> Result<Close, Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::deflater::Deflater;
 
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     const MAX: usize = 300;
@@ -443,11 +506,19 @@ mod tests {
 
     /// Feeds one read's bytes until the session is idle.
     fn read(session: &mut Session, bytes: &[u8]) -> Vec<Seen> {
+        read_with(session, bytes, None)
+    }
+
+    fn read_with(
+        session: &mut Session,
+        bytes: &[u8],
+        mut inflater: Option<&mut Inflater>,
+    ) -> Vec<Seen> {
         let mut input = bytes.to_vec();
         let mut rest = &mut input[..];
         let mut seen = Vec::new();
         loop {
-            let (consumed, action) = session.feed(rest, MAX);
+            let (consumed, action) = session.feed(rest, MAX, inflater.as_deref_mut());
             seen.push(match action {
                 Action::Idle => {
                     assert_eq!(consumed, rest.len(), "idle only at the end");
@@ -656,16 +727,117 @@ mod tests {
         }
     }
 
+    /// The frames of a client who agreed to deflated messages cause this, however they are cut.
+    #[track_caller]
+    fn check_deflated(frames: &[Vec<u8>], expected: &[Seen]) {
+        let bytes = frames.concat();
+        // Shared with somebody else, whose messages leave nothing behind.
+        let mut inflater = Inflater::new();
+        for size in [bytes.len(), 1, 2, 3, 7] {
+            let mut session = Session::new();
+            let pieces = bytes.chunks(size);
+            let seen: Vec<_> = pieces
+                .flat_map(|piece| {
+                    let seen = read_with(&mut session, piece, Some(&mut inflater));
+                    read_with(&mut Session::new(), &frame(0xc1, OTHER), Some(&mut inflater));
+                    seen
+                })
+                .collect();
+            assert_eq!(seen, expected, "in pieces of {size}");
+            assert_eq!(session.held_bytes(), 0, "in pieces of {size}");
+        }
+    }
+
+    /// RFC 7692, 7.2.3.1.
+    const HELLO: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    /// The stored blocks of "other", as in 7.2.3.3.
+    const OTHER: &[u8] = b"\x00\x05\x00\xfa\xffother\x00";
+
+    #[test]
+    fn a_deflated_message_is_handed_on_inflated() {
+        check_deflated(&[frame(0xc1, HELLO)], &[text("Hello")]);
+        check_deflated(&[frame(0xc2, HELLO)], &[Binary(b"Hello".to_vec())]);
+        check_deflated(&[frame(0xc1, &[0])], &[text("")]);
+        check_deflated(
+            &[frame(0xc1, HELLO), frame(0x81, b"plain")],
+            &[text("Hello"), text("plain")],
+        );
+        // Its fragments are those of the deflated bytes, and only the first one says so.
+        let fragments = [frame(0x41, &HELLO[..3]), frame(0x89, b"p"), frame(0x80, &HELLO[3..])];
+        check_deflated(&fragments, &[Ping(b"p".to_vec()), text("Hello")]);
+        let fragments = [frame(0x41, b""), frame(0, HELLO), frame(0x80, b""), frame(0x81, b"x")];
+        check_deflated(&fragments, &[text("Hello"), text("x")]);
+        let plain = [frame(0x01, b"not "), frame(0x80, b"deflated"), frame(0xc1, HELLO)];
+        check_deflated(&plain, &[text("not deflated"), text("Hello")]);
+    }
+
+    #[test]
+    fn the_bit_stands_on_the_first_frame_of_a_message_and_only_where_agreed() {
+        check(&[frame(0xc1, HELLO)], &[PROTOCOL]);
+        check(&[frame(0x01, b"a"), frame(0xc0, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0x41, HELLO), frame(0xc0, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0xc9, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0xc8, b"")], &[PROTOCOL]);
+        check_deflated(&[frame(0xa1, HELLO)], &[PROTOCOL]);
+        check_deflated(&[frame(0xe1, HELLO)], &[PROTOCOL]);
+        check_deflated(&[frame(0x41, HELLO), frame(0xc1, HELLO)], &[PROTOCOL]);
+    }
+
+    #[test]
+    fn a_deflated_message_is_whole_of_the_right_size_and_a_text_utf8() {
+        check_deflated(&[frame(0xc1, &HELLO[..6])], &[NOT_UTF8]);
+        check_deflated(&[frame(0xc2, &[0xff; 9])], &[NOT_UTF8]);
+        check_deflated(&[frame(0xc1, b"\x00\x01\x00\xfe\xff\xff\x00")], &[NOT_UTF8]);
+        check_deflated(&[frame(0xc2, b"\x00\x01\x00\xfe\xff\xff\x00")], &[Binary(vec![0xff])]);
+        // A character may be cut by the frames, not by the message.
+        let cut = b"\x00\x02\x00\xfd\xff\xce\xba\x00";
+        check_deflated(&[frame(0x41, &cut[..6]), frame(0x80, &cut[6..])], &[text("κ")]);
+        let deflated = |count| {
+            let frame = Deflater::new().frame(Kind::Text, &vec![b'x'; count]);
+            frame::message(&frame.expect("it shrinks")).1.to_vec()
+        };
+        check_deflated(&[frame(0xc1, &deflated(MAX))], &[text(&"x".repeat(MAX))]);
+        check_deflated(&[frame(0xc1, &deflated(MAX + 1))], &[TOO_BIG]);
+        check_deflated(&[frame(0xc1, &deflated(1 << 20))], &[TOO_BIG]);
+        // What cannot be made smaller may be a little larger; but only while it is deflated.
+        let stored = [b"\x00\x2c\x01\xd3\xfe", &[7; MAX][..], &[0]].concat();
+        check_deflated(&[frame(0xc2, &stored)], &[Binary(vec![7; MAX])]);
+        let fragments =
+            [frame(0x42, &stored[..9]), frame(0, &stored[9..300]), frame(0x80, &stored[300..])];
+        check_deflated(&fragments, &[Binary(vec![7; MAX])]);
+        let after = [frame(0xc1, HELLO), frame(0x01, b"x"), frame(0x80, &[b'x'; MAX])];
+        check_deflated(&after, &[text("Hello"), TOO_BIG]);
+        check_deflated(&[frame(0xc2, &[0; 2 * MAX])], &[TOO_BIG]);
+    }
+
+    #[test]
+    fn an_unfinished_deflated_message_holds_what_came_of_it() {
+        let mut inflater = Inflater::new();
+        for fragment in [false, true] {
+            let mut session = Session::new();
+            let first = if fragment { 0x42 } else { 0xc2 };
+            let whole = frame(first, &[1; MAX + 50]);
+            let end = whole.len() - usize::from(!fragment);
+            let pieces = whole[..end].chunks(1);
+            let seen = pieces.flat_map(|piece| read_with(&mut session, piece, Some(&mut inflater)));
+            assert_eq!(seen.collect::<Vec<_>>(), []);
+            let most = size_of::<Unfinished>() + deflated_bytes_max(MAX);
+            assert!(session.held_bytes() <= most, "{}", session.held_bytes());
+            session.begin_close();
+            assert!(session.held_bytes() <= size_of::<Unfinished>());
+        }
+    }
+
     #[test]
     fn what_lies_whole_in_the_input_is_neither_copied_nor_allocated_for() {
         let mut session = Session::new();
         let mut input = [frame(0x81, b"hello"), frame(0x89, b"p")].concat();
         let lies = input.as_ptr_range();
-        let (consumed, action) = session.feed(&mut input, MAX);
+        let (consumed, action) = session.feed(&mut input, MAX, None);
         let Action::Message { data, .. } = action else { panic!("{action:?}") };
         assert!(lies.contains(&data.as_ptr()));
         assert_eq!((consumed, session.held_bytes()), (11, 0));
-        let (_, action) = session.feed(&mut input[consumed..], MAX);
+        let (_, action) = session.feed(&mut input[consumed..], MAX, None);
         let Action::Ping(data) = action else { panic!("{action:?}") };
         assert!(lies.contains(&data.as_ptr()));
         assert_eq!(session.held_bytes(), 0);
@@ -675,7 +847,7 @@ mod tests {
     fn an_announced_size_costs_nothing_until_it_comes() {
         let mut session = Session::new();
         let mut input = [0x82, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 1, 2, 3, 4, 5];
-        assert_eq!(session.feed(&mut input, usize::MAX), (15, Action::Idle));
+        assert_eq!(session.feed(&mut input, usize::MAX, None), (15, Action::Idle));
         assert!(session.held_bytes() < 400, "{}", session.held_bytes());
     }
 }

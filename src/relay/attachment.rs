@@ -36,10 +36,12 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// `deflates`: whether deflated messages were agreed on.
     pub async fn begin(
         relay: &Arc<Relay>,
         path: &Path,
         configured: &Arc<Configured>,
+        deflates: bool,
     ) -> Result<Attachment, Unattached> {
         let id = relay.hub.place().map_err(|_| Unattached::Full)?;
         let shard = usize::from(id.shard);
@@ -48,7 +50,7 @@ impl Attachment {
             return Err(Unattached::TooManyPaths);
         }
         // From here on the session exists: its end, however it comes about, is told by the hub.
-        relay.hub.reserve(id, path.clone(), configured.clone(), &relay.metrics);
+        relay.hub.reserve(id, path.clone(), configured.clone(), deflates, &relay.metrics);
         if configured.on_gap == OnGap::Close {
             relay.presence.mind_gap(path, shard);
         }

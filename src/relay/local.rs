@@ -68,6 +68,7 @@ impl Receiver for Local {
         let frames = Frames {
             payload: audience.payload.then(|| form(false)).flatten(),
             whole: audience.whole.then(|| form(true)).flatten(),
+            deflated: audience.deflated.then(Arc::default),
         };
         let refused = self.hub.broadcast(path, &frames, &audience.shards);
         if !refused.is_empty() {

@@ -141,6 +141,10 @@ pub struct Reader {
     buffer: BytesMut,
     /// Opcode and content of a message whose last fragment is still to come.
     begun: Option<(u8, BytesMut)>,
+    /// Deflated messages were agreed on.
+    deflates: bool,
+    /// How many of the messages heard were deflated.
+    pub inflated: usize,
 }
 
 pub struct Writer {
@@ -206,9 +210,11 @@ pub async fn ask_over(
     }
     assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT));
     assert!(answer.header("upgrade").is_some_and(|it| it.eq_ignore_ascii_case("websocket")));
-    assert_eq!(answer.header("sec-websocket-extensions"), None, "none was offered");
+    let extensions = answer.header("sec-websocket-extensions");
+    let deflates = extensions.is_some_and(|it| it.starts_with("permessage-deflate"));
+    assert_eq!(extensions.is_some(), deflates, "no other is offered: {extensions:?}");
     Ok(Client {
-        reader: Reader { socket: Box::new(read), buffer, begun: None },
+        reader: Reader { socket: Box::new(read), buffer, begun: None, deflates, inflated: 0 },
         writer: Writer { socket: Box::new(write) },
         answer,
         local,
@@ -291,7 +297,13 @@ impl Reader {
         assert_eq!(rest.expect("an end in good order"), 0, "more came: {:?}", self.buffer);
     }
 
-    fn take(&mut self, frame: wire::Frame) -> Option<Heard> {
+    fn take(&mut self, mut frame: wire::Frame) -> Option<Heard> {
+        if frame.deflated {
+            assert!(self.deflates, "it was not agreed on");
+            assert!(frame.last, "the server sends no fragments");
+            self.inflated += 1;
+            frame.payload = wire::inflate(&frame.payload).into();
+        }
         match (frame.opcode, &mut self.begun) {
             (wire::PING, _) => return Some(Heard::Ping(frame.payload)),
             (wire::PONG, _) => return Some(Heard::Pong(frame.payload)),

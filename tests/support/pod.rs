@@ -49,6 +49,8 @@ pub struct Pod {
     listener: TcpListener,
     /// What those who join from now on come with.
     pub configured: Arc<Configured>,
+    /// Whether they agreed to deflated messages.
+    pub deflates: bool,
 }
 
 /// Limits that nothing here reaches by accident.
@@ -88,6 +90,7 @@ impl Pod {
             presence,
             listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
             configured: Arc::new(Configured::new(pattern)),
+            deflates: false,
         }
     }
 
@@ -108,7 +111,8 @@ impl Pod {
     pub fn reserve(&self, id: SessionId, number: usize) {
         let path = path(number);
         self.presence.arrive(&path, &self.configured, id.shard.into()).expect("few paths");
-        self.hub.reserve(id, path.clone(), self.configured.clone(), &self.metrics);
+        let configured = self.configured.clone();
+        self.hub.reserve(id, path.clone(), configured, self.deflates, &self.metrics);
         if self.configured.on_gap == OnGap::Close {
             self.presence.mind_gap(&path, id.shard.into());
         }
@@ -127,7 +131,7 @@ impl Pod {
     /// Hands a text to one shard, past the broker; whether the shard took it.
     pub fn broadcast(&self, number: usize, text: &str) -> bool {
         let payload = Some(encode(Kind::Text, text.as_bytes()));
-        let frames = Frames { payload, whole: None };
+        let frames = Frames { payload, ..Frames::default() };
         self.hub.broadcast(&path(number), &frames, &[0]).is_empty()
     }
 

@@ -3,12 +3,15 @@
 //! Independent of the gateway's own codec on purpose: a mistake in one is not repeated here.
 
 use bytes::{Buf, Bytes, BytesMut};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
+/// To be added to the opcode of a message that is deflated.
+pub const DEFLATED: u8 = 0x40;
 
 /// Any mask will do for a server; this one is visible in a dump.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -16,6 +19,8 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub last: bool,
+    /// The message that begins here is deflated.
+    pub deflated: bool,
     pub opcode: u8,
     pub payload: Bytes,
 }
@@ -56,7 +61,8 @@ pub fn close_payload(code: Option<u16>, reason: &str) -> Vec<u8> {
 pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, String> {
     let [first, second, ..] = buffer[..] else { return Ok(None) };
     let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
-    if first & 0x70 != 0 {
+    let deflated = first & DEFLATED != 0;
+    if first & 0x30 != 0 || deflated && !matches!(opcode, TEXT | BINARY) {
         return Err(format!("RSV bits in {first:#04x}"));
     }
     if second & 0x80 != 0 {
@@ -87,7 +93,32 @@ pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, String> {
         return Ok(None);
     }
     buffer.advance(head_bytes);
-    Ok(Some(Frame { last, opcode, payload: buffer.split_to(length).freeze() }))
+    Ok(Some(Frame { last, deflated, opcode, payload: buffer.split_to(length).freeze() }))
+}
+
+/// A message as a client deflates it, best of all (RFC 7692, 7.2.1).
+pub fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::with_capacity(message.len() + 1024);
+    let mut encoder = Compress::new(Compression::best(), false);
+    let done = encoder.compress_vec(message, &mut deflated, FlushCompress::Sync);
+    done.expect("an encoder takes anything");
+    assert_eq!(encoder.total_in(), message.len() as u64, "there was room for it");
+    assert_eq!(deflated.split_off(deflated.len() - 4), [0, 0, 0xff, 0xff]);
+    deflated
+}
+
+/// A server's deflated message, by a decoder that knows of none before it.
+pub fn inflate(deflated: &[u8]) -> Vec<u8> {
+    let whole = [deflated, &[0, 0, 0xff, 0xff]].concat();
+    let mut decoder = Decompress::new(false);
+    let mut message = Vec::with_capacity(4096);
+    while decoder.total_in() < whole.len() as u64 || message.len() == message.capacity() {
+        message.reserve(message.len().max(64));
+        let rest = &whole[decoder.total_in() as usize..];
+        let done = decoder.decompress_vec(rest, &mut message, FlushDecompress::Sync);
+        done.expect("the server deflates well");
+    }
+    message
 }
 
 /// Code and reason of a close frame's payload; no code is `None`.
