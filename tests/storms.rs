@@ -105,7 +105,13 @@ async fn everybody_hears(
     round: usize,
     clients: &mut [Client],
 ) {
-    assert_eq!(channels(server), ROOMS);
+    // The last kill may have been just now.
+    eventually("every room subscribed to, and pods that are up", async || {
+        let up = async |pod: &Gateway| pod.counted("pathcast_broker_up").await == 1;
+        let are_up = up(&pods[0]).await && up(&pods[1]).await;
+        (are_up && channels(server) == ROOMS).then_some(())
+    })
+    .await;
     let items = |number| json!({"path": room(round, number), "msg": {"payload": number}});
     let body = Value::Array((0..ROOMS).map(items).collect()).to_string();
     let said = pods[0].post("/v1/publish", "application/json", body).await;
