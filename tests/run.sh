@@ -26,7 +26,7 @@ as_root() {
 
 need_packages() {
   local missing=()
-  command -v cc >/dev/null || missing+=(build-essential)
+  command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
   command -v python3 >/dev/null || missing+=(python3)
   command -v redis-server >/dev/null || missing+=(redis-server)
