@@ -14,6 +14,8 @@ use pathcast::lifecycle::{Signals, Wish};
 use pathcast::trace;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+/// After a storm of connects it gives back what the system's own keeps (`.cargo/config.toml` says how
+/// soon).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
