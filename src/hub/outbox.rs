@@ -306,7 +306,7 @@ fn parts(frames: Bytes, written: usize, keeps_newest: bool) -> (Bytes, Bytes, u6
 }
 
 /// The same bytes, copied out if they are a small part of a buffer that they would pin.
-fn unpinned(part: Bytes, pinned_bytes: usize) -> Bytes {
+pub fn unpinned(part: Bytes, pinned_bytes: usize) -> Bytes {
     if part.len() < pinned_bytes / 2 { Bytes::copy_from_slice(&part) } else { part }
 }
 

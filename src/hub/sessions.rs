@@ -19,6 +19,7 @@ use crate::clock::unix_ms;
 use crate::hub::Config;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
+use crate::hub::outbox;
 use crate::hub::outbox::{Bounds, Class, Full, Outbox};
 use crate::hub::press;
 use crate::hub::press::Press;
@@ -103,8 +104,8 @@ pub struct Session {
     /// Where its room lies, and where in it this session stands.
     pub room: usize,
     pub place: u32,
-    /// The room's position when it came: nothing before it is for this session.
-    pub start: u64,
+    /// It has everything of the room's broadcasts before this position.
+    pub position: u64,
     /// Unicasts that wait in the room for a round to come by.
     pub splices: u32,
     phase: Phase,
@@ -209,6 +210,11 @@ impl Sessions {
         self.index.get(random).copied().filter(|&slot| self.slab[slot].is_alive())
     }
 
+    /// Whether there is one that has not ended.
+    pub fn is_alive(&self, slot: usize) -> bool {
+        self.slab.get(slot).is_some_and(Session::is_alive)
+    }
+
     /// As it is, ended or not.
     pub fn at(&self, slot: usize) -> Option<&Session> {
         self.slab.get(slot)
@@ -263,7 +269,7 @@ impl Sessions {
             random,
             room: usize::MAX,
             place: u32::MAX,
-            start: 0,
+            position: 0,
             splices: 0,
             phase: Phase::Reserved,
             after: After::Free,
@@ -329,14 +335,14 @@ impl Sessions {
         }
     }
 
-    /// Puts whole frames on the socket or into the outbox. Order is the caller's affair.
-    pub fn send(&mut self, slot: usize, frames: &Bytes, class: Class) -> Sent {
+    /// Puts whole frames, from `offset` on, on the socket or into the outbox. Order is the caller's affair.
+    pub fn send(&mut self, slot: usize, frames: &Bytes, offset: usize, class: Class) -> Sent {
         let session = &mut self.slab[slot];
         if !session.is_alive() {
             return Sent::Gone;
         }
         session.pulse.used(self.now_ms);
-        self.put(slot, frames, class)
+        self.put(slot, frames, offset, class)
     }
 
     /// A message for one session as a frame, deflated where that was agreed on, pays, and does not
@@ -354,21 +360,21 @@ impl Sessions {
     /// Answers a control frame: no sign that the session is in use.
     pub fn control(&mut self, slot: usize, frame: &Bytes) -> Sent {
         match self.slab[slot].is_alive() {
-            true => self.put(slot, frame, Class::Single),
+            true => self.put(slot, frame, 0, Class::Single),
             false => Sent::Gone,
         }
     }
 
     /// `send`, also to a session that has ended and is being told so.
     #[inline]
-    fn put(&mut self, slot: usize, frames: &Bytes, class: Class) -> Sent {
+    fn put(&mut self, slot: usize, frames: &Bytes, offset: usize, class: Class) -> Sent {
         let session = &mut self.slab[slot];
         let mut written = 0;
         if session.outbox.is_none()
             && let Some(socket) = &mut session.socket
         {
-            match socket.write(frames) {
-                Ok(n) if n == frames.len() => return Sent::Written,
+            match socket.write(&frames[offset..]) {
+                Ok(n) if n == frames.len() - offset => return Sent::Written,
                 Ok(n) => written = n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
@@ -377,7 +383,8 @@ impl Sessions {
                 }
             }
         }
-        self.queue(slot, frames.clone(), written, class)
+        let rest = outbox::unpinned(frames.slice(offset..), frames.len());
+        self.queue(slot, rest, written, class)
     }
 
     /// Out of the way of those whose sockets take everything.
@@ -614,7 +621,7 @@ impl Sessions {
                 }
             }
             self.slab[slot].after = after;
-            match self.put(slot, &frame::encode_close(close), Class::Single) {
+            match self.put(slot, &frame::encode_close(close), 0, Class::Single) {
                 Sent::Written | Sent::Queued | Sent::Full => self.flush(slot),
                 Sent::Gone => {}
             }

@@ -14,8 +14,9 @@ use mio::{Events, Poll, Token};
 
 use crate::hub::command::{Command, Farewell, Reply, Sweep, Whom};
 use crate::hub::mailbox::Post;
+use crate::hub::part::Part;
 use crate::hub::reading;
-use crate::hub::room::{Part, Rooms};
+use crate::hub::rooms::Rooms;
 use crate::hub::sessions::Sessions;
 use crate::proto::ask::{Answer, Reach};
 use crate::proto::close::{Cause, Close};
@@ -121,9 +122,9 @@ impl Shard {
             }
             self.sessions.run_timers();
             self.sweep();
-            self.rooms.leave_ended(&mut self.sessions);
+            self.rooms.dismiss_ended(&mut self.sessions);
             self.rooms.slice(&mut self.sessions);
-            self.rooms.leave_ended(&mut self.sessions);
+            self.rooms.dismiss_ended(&mut self.sessions);
             self.sessions.free_done();
             self.post.settle(self.rooms.held_bytes());
             if self.rooms.is_busy() {
@@ -184,7 +185,7 @@ impl Shard {
             }
             Command::Reserve { id, path, configured, metrics, deflates } => {
                 let slot = self.sessions.reserve(id.random, path, configured, metrics, deflates);
-                self.rooms.join(&mut self.sessions, slot);
+                self.rooms.admit(&mut self.sessions, slot);
             }
             Command::Open { id, socket, greeting } => {
                 if let Some(slot) = self.sessions.open(&id.random, socket, &greeting) {
