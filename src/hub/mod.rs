@@ -16,6 +16,7 @@ pub mod reading;
 pub mod room;
 pub mod rooms;
 pub mod round;
+pub mod session;
 pub mod sessions;
 pub mod shard;
 pub mod socket;

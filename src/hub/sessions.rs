@@ -23,6 +23,7 @@ use crate::hub::outbox;
 use crate::hub::outbox::{Bounds, Class, Full, Outbox};
 use crate::hub::press;
 use crate::hub::press::Press;
+use crate::hub::session::{After, Phase, Session, is_behind};
 use crate::hub::socket::Socket;
 use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::SessionInfo;
@@ -32,14 +33,9 @@ use crate::proto::frame::Kind;
 use crate::proto::inflater::Inflater;
 use crate::proto::millis::millis;
 use crate::proto::path::Path;
-use crate::proto::paths::{Configured, Slow};
-use crate::proto::pulse::{Pulse, Rule, Sign};
-use crate::proto::session as protocol;
+use crate::proto::paths::Configured;
+use crate::proto::pulse::{Pulse, Sign};
 use crate::proto::session_id::{PodId, SessionId};
-
-/// Above this many bytes that wait for a socket, the socket is not read: whoever does not listen is
-/// not listened to, and answers (pongs, echoes) cannot pile up.
-const READ_PAUSE_BYTES: usize = 64 * 1024;
 
 /// Read at once of a client whose messages are deflated: a thousand times as much may come of it.
 const DEFLATED_READ_BYTES: usize = 4096;
@@ -89,59 +85,6 @@ pub struct Sessions {
     inbound_bytes: usize,
     occupied: Arc<AtomicUsize>,
     registry: Registry,
-}
-
-pub struct Session {
-    socket: Option<Socket>,
-    outbox: Option<Box<Outbox>>,
-    pub protocol: protocol::Session,
-    /// What the client said when it closed, until it is answered.
-    parted: Option<Box<Close>>,
-    pub path: Path,
-    pub configured: Arc<Configured>,
-    pub metrics: Arc<PathMetrics>,
-    random: [u8; 16],
-    /// Where its room lies, and where in it this session stands.
-    pub room: usize,
-    pub place: u32,
-    /// It has everything of the room's broadcasts before this position.
-    pub position: u64,
-    /// Unicasts that wait in the room for a round to come by.
-    pub splices: u32,
-    phase: Phase,
-    after: After,
-    /// Whether deflated messages were agreed on.
-    pub deflates: bool,
-    slow_armed: bool,
-    read_held: bool,
-    /// The peer has sent its last byte, and no event will say so again.
-    read_to_end: bool,
-    subprotocol: Option<u8>,
-    generation: u32,
-    seq: u32,
-    opened_ms: u64,
-    pulse: Pulse,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Reserved,
-    Open,
-    /// Ended; the rest of the close handshake is under way.
-    Lingering,
-    /// Nothing more to wait for; to be freed.
-    Done,
-}
-
-/// What follows when a lingering session's outbox is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
-    /// The client's close frame.
-    ClientsClose,
-    /// Our FIN, then the client's: its input made no sense, so no frame of its can be told.
-    Fin,
-    /// Nothing: both close frames were sent.
-    Free,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -258,31 +201,15 @@ impl Sessions {
         deflates: bool,
     ) -> usize {
         self.generation = self.generation.wrapping_add(1);
-        let slot = self.slab.insert(Session {
-            socket: None,
-            outbox: None,
-            protocol: protocol::Session::new(),
-            parted: None,
+        let slot = self.slab.insert(Session::reserved(
+            random,
+            self.generation,
             path,
             configured,
             metrics,
-            random,
-            room: usize::MAX,
-            place: u32::MAX,
-            position: 0,
-            splices: 0,
-            phase: Phase::Reserved,
-            after: After::Free,
             deflates,
-            slow_armed: false,
-            read_held: false,
-            read_to_end: false,
-            subprotocol: None,
-            generation: self.generation,
-            seq: 0,
-            opened_ms: 0,
-            pulse: Pulse::new(self.now_ms),
-        });
+            self.now_ms,
+        ));
         self.index.insert(random, slot);
         slot
     }
@@ -751,44 +678,4 @@ impl Sessions {
     pub fn outbox_bytes(&self) -> usize {
         self.outbox_bytes
     }
-}
-
-impl Session {
-    /// Whether it has not ended.
-    pub fn is_alive(&self) -> bool {
-        matches!(self.phase, Phase::Reserved | Phase::Open)
-    }
-
-    /// From what size on its messages are deflated; `None`: never.
-    pub fn deflates_from(&self) -> Option<usize> {
-        self.configured.compress_from_bytes.filter(|_| self.deflates)
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.phase == Phase::Open
-    }
-
-    /// A number that is this session's alone, for spreading things over sessions.
-    pub fn lot(&self) -> u16 {
-        u16::from_be_bytes([self.random[0], self.random[1]])
-    }
-
-    fn rule(&self) -> Rule {
-        Rule {
-            heartbeat: self.configured.heartbeat,
-            idle: self.configured.idle,
-            lot: self.lot(),
-            is_read: !self.read_held,
-        }
-    }
-}
-
-/// Whether too much waits for a session for it to be read. Broadcasts that may be dropped do not
-/// count: they give way to answers, and whoever is always behind would never be heard.
-fn is_behind(outbox: &Outbox, slow: Slow) -> bool {
-    let bytes = match slow {
-        Slow::Close => outbox.bytes(),
-        Slow::DropOldest | Slow::Latest => outbox.firm_bytes(),
-    };
-    bytes > READ_PAUSE_BYTES
 }
