@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use crate::hub::sessions::{Sent, Sessions};
+use crate::hub::sessions::{Sent, Session, Sessions};
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
 use crate::proto::session::{Action, Session as Protocol};
@@ -77,12 +77,10 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
             answer(sessions, slot, &mut answers);
         }
         bytes = &mut bytes[consumed..];
-        if !sessions.at(slot).is_some_and(|session| session.is_open()) {
-            // Ended meanwhile: only the client's close frame still counts.
-            protocol.begin_close();
-        }
+        heed_end(sessions, slot, &mut protocol);
     }
     answer(sessions, slot, &mut answers);
+    heed_end(sessions, slot, &mut protocol);
     if let Some(inflater) = inflater {
         sessions.inflated_bytes += inflater.inflated_bytes() - inflated_bytes;
         sessions.inflater = Some(inflater);
@@ -94,6 +92,13 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     if !sessions.hold(held) {
         let close = Close::new(1013, "too many large messages at once");
         sessions.close(slot, close, Cause::Server);
+    }
+}
+
+/// Of a session that ended meanwhile only the client's close frame still counts.
+fn heed_end(sessions: &Sessions, slot: usize, protocol: &mut Protocol) {
+    if !sessions.at(slot).is_some_and(Session::is_open) {
+        protocol.begin_close();
     }
 }
 
