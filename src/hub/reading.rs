@@ -43,7 +43,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
         true => Some(sessions.inflater.take().unwrap_or_default()),
         false => None,
     };
-    let inflated_bytes = inflater.as_ref().map_or(0, |inflater| inflater.inflated_bytes());
+    let work_bytes = inflater.as_ref().map_or(0, |inflater| inflater.work_bytes());
     let mut answers = Vec::new();
     loop {
         let (consumed, action) = protocol.feed(bytes, message_bytes_max, inflater.as_deref_mut());
@@ -82,7 +82,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     answer(sessions, slot, &mut answers);
     heed_end(sessions, slot, &mut protocol);
     if let Some(inflater) = inflater {
-        sessions.inflated_bytes += inflater.inflated_bytes() - inflated_bytes;
+        sessions.inflated_bytes += inflater.work_bytes() - work_bytes;
         sessions.inflater = Some(inflater);
     }
     let held = protocol.held_bytes();
