@@ -109,6 +109,36 @@ fn a_small_rest_does_not_pin_a_large_buffer() {
 }
 
 #[test]
+fn what_drains_to_a_small_rest_lets_go_of_its_buffer() {
+    let mut outbox = Outbox::new(0);
+    let whole = frames(&[10_000]);
+    let lies = whole.as_ptr_range();
+    outbox.take(whole, 0, Class::Single, Slow::Close, ROOMY).expect("there is room");
+    outbox.took(4_000, 0);
+    assert!(lies.contains(&outbox.begun.as_ptr()), "more than half is left");
+    outbox.took(2_000, 0);
+    assert!(!lies.contains(&outbox.begun.as_ptr()), "the rest was copied out");
+    assert_eq!(write(&mut outbox, usize::MAX, 0), [b'x'; 4_004]);
+
+    let shared = frames(&[10_000]);
+    queue(&mut outbox, shared.clone(), 4_000);
+    outbox.took(6_000, 0);
+    assert!(shared.as_ptr_range().contains(&outbox.begun.as_ptr()), "others need it anyway");
+}
+
+#[test]
+fn where_too_much_waits_nothing_more_is_copied() {
+    let none = Bounds { bytes_max: usize::MAX, share_bytes_max: 50 };
+    let shared = frames(&[100; 100]);
+    for slow in [Slow::Close, Slow::Latest, Slow::DropOldest] {
+        let mut outbox = Outbox::new(0);
+        let taken = outbox.take(shared.clone(), 102 * 99 + 7, Class::Broadcast, slow, none);
+        assert_eq!(taken, Ok(0));
+        assert!(shared.as_ptr_range().contains(&outbox.begun.as_ptr()), "{slow:?}");
+    }
+}
+
+#[test]
 fn pieces_drain_in_order_across_edges() {
     let mut outbox = Outbox::new(0);
     queue(&mut outbox, frames(&[8]), 3);
