@@ -138,3 +138,24 @@ fn what_is_inflated_to_nothing_is_bounded_as_well() {
     let most = most_in_a_turn(&bomb, Heard::Empty, BOMBERS);
     assert!(0 < most && most <= EMPTY_BOMBS_MAX, "{most} of 50 kB that come to nothing");
 }
+
+#[test]
+fn who_sends_little_does_not_wait_until_the_bombs_are_over() {
+    const BOMBS_EACH: usize = 50;
+    const QUIET: usize = 20;
+    let say_hello = |clients: &mut [TcpStream]| {
+        let hello = wire::frame(true, wire::TEXT | wire::DEFLATED, &wire::deflate(b"hello"));
+        for client in clients {
+            client.write_all(&hello).expect("it is open");
+        }
+    };
+    let is_small = |heard: &&Heard| **heard == Heard::Small;
+    let all = |heard: &[Heard]| heard.iter().filter(is_small).count() == QUIET;
+    let bombs = message(&wire::deflate(&vec![0; MIB])).repeat(BOMBS_EACH);
+    let heard = bombed(&bombs, QUIET, true, say_hello, all);
+    let last = heard.iter().rposition(|heard| *heard == Heard::Small).expect("all were heard");
+    let before = last + 1 - QUIET;
+    // Of each bomber what one read takes, and once more when something of its comes in the meantime.
+    let fair = 2 * 4 * (BOMBERS + 1);
+    assert!(before <= fair, "{before} of {} bombs came first", BOMBERS * BOMBS_EACH);
+}
