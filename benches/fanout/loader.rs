@@ -4,12 +4,10 @@
 //! falsify what it measures meanwhile. A loader takes its orders as an argument, tells what happens
 //! to its clients in lines of JSON, and ends when its input does: so it never outlives the bench.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -40,7 +38,7 @@ pub struct Orders {
 pub enum Job {
     /// Connects, and tells of each message when all its clients have it.
     Hear,
-    /// Connects and leaves, again and again; a message is nothing to it.
+    /// Connects at the first word, leaves at the next, and so on.
     Storm,
 }
 
@@ -51,6 +49,8 @@ pub enum Said {
     Open { taken: Duration },
     /// Its last client has this message since then, by [`now_ns`].
     Heard { seq: u64, last_ns: u64 },
+    /// All of a storm's clients are gone.
+    Gone,
     /// At the end: what all clients got, and the fewest and the most that one did.
     End { lost: u64, again: u64, late: u64, fewest: u64, most: u64 },
 }
@@ -91,6 +91,21 @@ impl Loader {
             }
         });
         Ok(Loader { child, said })
+    }
+
+    /// Says the word that a storm waits for.
+    pub fn urge(&mut self) -> anyhow::Result<()> {
+        let mut input = self.child.stdin.as_ref().context("a loader whose input has ended")?;
+        input.write_all(b"\n").context("a loader does not listen")
+    }
+
+    /// What it has said and nobody has heard yet, if there is anything.
+    pub fn heard(&self) -> anyhow::Result<Option<Said>> {
+        match self.said.try_recv() {
+            Ok(said) => said.map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => bail!("a loader ended"),
+        }
     }
 
     /// What it says next.
@@ -145,25 +160,25 @@ fn yielding(command: &Command) -> Command {
 /// Is a loader until its input ends.
 pub fn serve(orders: &str) -> anyhow::Result<()> {
     let orders: Orders = serde_json::from_str(orders).context("orders")?;
-    let is_over = Arc::<AtomicBool>::default();
-    let over = is_over.clone();
+    let (say, words) = channel();
     std::thread::spawn(move || {
-        // Nothing comes; an error is an end too.
-        let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
-        over.store(true, Ordering::Release);
+        for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+            // The last one may come when nobody waits for it any more.
+            let _ = say.send(());
+        }
     });
     match orders.job {
-        Job::Hear => hear(&orders, &is_over),
-        Job::Storm => storm(&orders, &is_over),
+        Job::Hear => hear(&orders, &words),
+        Job::Storm => storm(&orders, &words),
     }
 }
 
-fn hear(orders: &Orders, is_over: &AtomicBool) -> anyhow::Result<()> {
+fn hear(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
     let mut crowd = Crowd::new()?;
     connect(&mut crowd, orders)?;
     // How many have each message, by its number.
     let mut heard: Vec<usize> = Vec::new();
-    while !is_over.load(Ordering::Acquire) {
+    while !matches!(words.try_recv(), Err(TryRecvError::Disconnected)) {
         let mut told = Ok(());
         crowd.turn(GLANCE, |Stamp { seq, .. }| {
             let at = seq as usize;
@@ -181,11 +196,14 @@ fn hear(orders: &Orders, is_over: &AtomicBool) -> anyhow::Result<()> {
     tell(&Said::End { lost: tally.lost, again: tally.again, late: tally.late, fewest, most })
 }
 
-fn storm(orders: &Orders, is_over: &AtomicBool) -> anyhow::Result<()> {
+fn storm(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
     let mut crowd = Crowd::new()?;
-    while !is_over.load(Ordering::Acquire) {
+    while words.recv().is_ok() {
         connect(&mut crowd, orders)?;
-        crowd.leave()?;
+        if words.recv().is_ok() {
+            crowd.leave()?;
+            tell(&Said::Gone)?;
+        }
     }
     Ok(())
 }

@@ -2,36 +2,42 @@
 //!
 //! The gateway has one processor for everything. The storm comes from a loader that runs only when
 //! nobody else on the load's processor wants to, so what is told here is the gateway's own delay.
+//! Clients of a storm leave when it is over, and nothing is measured meanwhile.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::bail;
 use pathcast::cli::load::latency::Latency;
 
 use crate::bench::{Bench, check_faults};
-use crate::loader::{Job, Loader, Orders};
+use crate::loader::{Job, Loader, Orders, Said};
 use crate::report::grouped;
 use crate::server::ASIDE;
 use crate::side::Side;
 use crate::single::PACE;
 
-/// Handshakes at once, of each storm; none is the traffic alone.
-const STORMS: [usize; 3] = [0, 64, 1_000];
+/// Handshakes at once, of each storm.
+const STORMS: [usize; 2] = [64, 1_000];
 
-/// Each storm has its turn so often, so that a slow minute of the machine falls on all of them.
-const ROUNDS: usize = 3;
+/// Storms of each kind, and calms between them. In turn, so that a slow minute of the machine falls
+/// on all of them.
+const ROUNDS: usize = 15;
 
-/// Clients that connect, and leave when all of them have.
-const CLIENTS: usize = 10_000;
+/// Clients that connect in a storm.
+const CLIENTS: usize = 15_000;
 
-/// What the gateway counts.
-const UPGRADES: &str = r#"pathcast_handshakes_total{result="accepted"}"#;
+/// Messages of a calm.
+const CALM: usize = 20;
 
-/// What came of one storm, all its turns together.
+/// What the gateway gets to settle before the next one.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What live traffic felt, all rounds together.
 #[derive(Debug, Default)]
-struct Rush {
+struct Felt {
     latency: Latency,
-    upgrades: f64,
+    messages: usize,
     span: Duration,
     cpu: Duration,
 }
@@ -39,63 +45,81 @@ struct Rush {
 pub fn rush(bench: &mut Bench) -> anyhow::Result<()> {
     let gateway = bench.gateway(&bench.setup())?;
     let mut side = Side::http(vec![gateway], bench.scaled(1_000), bench.load())?;
-    let rounds = if bench.options.quick { 1 } else { ROUNDS };
-    let messages = (20 * bench.span().as_secs()).div_ceil(rounds as u64);
     let clients = bench.scaled(CLIENTS);
-    let mut rushes = STORMS.map(|_| Rush::default());
+    let storms = STORMS.map(|in_flight| {
+        let (server, path) = (side.servers[0].clients, ASIDE.to_owned());
+        let orders = Orders { job: Job::Storm, server, path, clients, in_flight };
+        Loader::start(&orders, bench.split.load.as_deref())
+    });
+    let [few, many] = storms;
+    let mut storms = [few?, many?];
+    let mut calm = Felt::default();
+    let mut stormy = STORMS.map(|_| Felt::default());
+    let rounds = if bench.options.quick { 1 } else { ROUNDS };
     for _ in 0..rounds {
-        for (in_flight, rush) in STORMS.into_iter().zip(&mut rushes) {
-            let orders = Orders {
-                job: Job::Storm,
-                server: side.servers[0].clients,
-                path: ASIDE.to_owned(),
-                clients,
-                in_flight,
-            };
-            let is_calm = in_flight == 0;
-            let cpus = bench.split.load.as_deref();
-            let storm = (!is_calm).then(|| Loader::start(&orders, cpus)).transpose()?;
-            if let Some(storm) = &storm {
-                // It blows from here on.
-                storm.open()?;
-            }
-            let before = side.servers[0].metric(UPGRADES)?;
-            let measured = side.pace(PACE, messages, &mut rush.latency)?;
-            rush.upgrades += side.servers[0].metric(UPGRADES)? - before;
-            rush.cpu += measured.cpu;
-            rush.span += measured.span;
-            if let Some(storm) = storm {
-                storm.end()?;
-            }
+        for (storm, felt) in storms.iter_mut().zip(&mut stormy) {
+            let mut left = CALM;
+            calm.beside(&mut side, || {
+                left -= 1;
+                Ok(left > 0)
+            })?;
+            storm.urge()?;
+            felt.beside(&mut side, || match storm.heard()? {
+                None => Ok(true),
+                Some(Said::Open { .. }) => Ok(false),
+                Some(said) => bail!("a storm said {said:?}"),
+            })?;
+            storm.urge()?;
+            storm.next()?;
+            sleep(SETTLE);
         }
+    }
+    for storm in storms {
+        storm.end()?;
     }
     check_faults(&side.crowd)?;
     let crowd = grouped(side.crowd.count() as f64);
-    for (in_flight, rush) in STORMS.into_iter().zip(&rushes) {
-        let what = match in_flight {
-            0 => "alone".to_owned(),
-            _ => format!("beside a storm of connects, {} in flight", grouped(in_flight as f64)),
-        };
-        let settings = bench.settings(&format!(
-            "20 messages/s to {crowd} clients; {} connect, leave, and come again",
-            grouped(clients as f64)
-        ));
-        let what = format!("paced, {what}: publish to frame read");
-        bench.report.add(what, rush.latency.to_string(), &settings);
-        if in_flight > 0 {
-            ensure!(rush.upgrades > 0.0, "there was no storm");
-            let seconds = rush.span.as_secs_f64();
-            let figure = format!(
-                "{} a second; gateway busy with {:.0} % of its processor",
-                grouped(rush.upgrades / seconds),
-                100.0 * rush.cpu.as_secs_f64() / seconds
-            );
-            bench.report.add(
-                format!("the storm, {in_flight} in flight: upgrades"),
-                figure,
-                settings,
-            );
-        }
+    let beside = format!("20 messages/s to {crowd} clients");
+    let settings = bench.settings(&format!("{beside}, {} messages", calm.messages));
+    let what = "paced, nobody connecting: publish to frame read";
+    bench.report.add(what, calm.latency.to_string(), settings);
+    for (in_flight, felt) in STORMS.into_iter().zip(&stormy) {
+        let what = format!("a storm of connects, {} in flight", grouped(in_flight as f64));
+        let storms = format!("{rounds} storms of {}", grouped(clients as f64));
+        let settings = format!("{beside}, {} messages, {storms}", felt.messages);
+        let settings = bench.settings(&settings);
+        let paced = format!("paced, {what}: publish to frame read");
+        bench.report.add(paced, felt.latency.to_string(), &settings);
+        let seconds = felt.span.as_secs_f64();
+        let figure = format!(
+            "{} a second; gateway busy with {:.0} % of its processor",
+            grouped((rounds * clients) as f64 / seconds),
+            100.0 * felt.cpu.as_secs_f64() / seconds
+        );
+        bench.report.add(format!("{what}: upgrades"), figure, settings);
     }
     Ok(())
+}
+
+impl Felt {
+    /// A message every 50 ms, one at least, as long as something `goes_on`.
+    fn beside(
+        &mut self,
+        side: &mut Side,
+        mut goes_on: impl FnMut() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let process = side.servers[0].process;
+        let (begun, cpu_before) = (Instant::now(), process.cpu()?);
+        let mut due = begun;
+        while {
+            side.pace(PACE, 1, &mut self.latency)?;
+            self.messages += 1;
+            due = (due + PACE).max(Instant::now());
+            sleep(due.saturating_duration_since(Instant::now()));
+            goes_on()?
+        } {}
+        self.span += begun.elapsed();
+        self.cpu += process.cpu()? - cpu_before;
+        Ok(())
+    }
 }
