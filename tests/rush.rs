@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use support::client::{Request, ask};
@@ -84,7 +84,7 @@ async fn who_rushes_beyond_the_rate_is_told_429_while_live_traffic_goes_on() {
     let rush = stream::iter(0..RUSH)
         .map(async |_| ask(gateway.clients, &Request::upgrade("/ws/rush")).await);
     let rush = rush.buffer_unordered(500).collect::<Vec<_>>();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let came = live_traffic_during(&gateway, &residents, rush).await;
     let seconds = begun.elapsed().as_secs() as usize + 1;
     let (open, refused): (Vec<_>, Vec<_>) = came.into_iter().partition(Result::is_ok);
@@ -111,7 +111,7 @@ async fn who_finds_all_handshakes_taken_waits_and_is_let_in() {
     let silent = async || TcpStream::connect(gateway.clients).await.expect("the door listens");
     let _silent = (silent().await, silent().await);
     let waiting = async {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let mut client = gateway.open("/ws/rush").await;
         let waited = begun.elapsed();
         gateway.broadcast("/ws/rush", r#"{"payload":"welcome"}"#).await;
@@ -121,4 +121,19 @@ async fn who_finds_all_handshakes_taken_waits_and_is_let_in() {
     let waited = live_traffic_during(&gateway, &residents, waiting).await;
     // Until the time of the silent ones was up.
     assert!(waited > Duration::from_millis(1500), "let in after {waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_say_nothing_keep_nobody_out_while_there_are_places() {
+    let gateway = start("").await;
+    let residents = Resident::open_many(&gateway, "/ws", 3).await;
+    let silent = (0..600).map(|_| TcpStream::connect(gateway.clients));
+    let _silent = futures_util::future::try_join_all(silent).await.expect("the door listens");
+    let begun = Instant::now();
+    let come = async { gateway.open("/ws/rush").await };
+    let mut client = live_traffic_during(&gateway, &residents, come).await;
+    // They may stay for ten.
+    assert!(begun.elapsed() < Duration::from_secs(5), "let in after {:?}", begun.elapsed());
+    gateway.broadcast("/ws/rush", r#"{"payload":"welcome"}"#).await;
+    client.expect_text("welcome").await;
 }
