@@ -11,7 +11,9 @@
 //! many frames one write carries, and with that the cost of a delivery.
 
 mod bench;
+mod crowd;
 mod limit;
+mod loader;
 mod machine;
 mod memory;
 mod page;
@@ -21,6 +23,7 @@ mod probe;
 mod process;
 mod redis;
 mod report;
+mod rush;
 mod server;
 mod side;
 mod single;
@@ -74,6 +77,9 @@ struct Options {
     /// Be one of the limits instead of measuring.
     #[arg(long, value_enum, hide = true)]
     limit: Option<Limit>,
+    /// Be a crowd instead of measuring, as these orders say.
+    #[arg(long, hide = true)]
+    loader: Option<String>,
     /// Another gateway than the one built here.
     #[arg(long)]
     gateway: Option<PathBuf>,
@@ -102,6 +108,10 @@ enum Row {
     Idle,
     /// 10,000 connects, again and again.
     Storm,
+    /// What live traffic feels of a storm of connects.
+    Rush,
+    /// 90,000 sessions at five gateways on one Redis.
+    Crowd,
 }
 
 /// Measures a row and reports it.
@@ -117,6 +127,8 @@ const ROWS: &[(Row, Measure)] = &[
     (Row::Verdicts, verdicts::verdicts),
     (Row::Idle, memory::idle),
     (Row::Storm, memory::storm),
+    (Row::Rush, rush::rush),
+    (Row::Crowd, crowd::crowd),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -127,6 +139,9 @@ fn main() -> anyhow::Result<()> {
     }
     if let Some(limit) = options.limit {
         return limit::serve(limit);
+    }
+    if let Some(orders) = &options.loader {
+        return loader::serve(orders);
     }
     let machine = machine::describe();
     let split = Split::choose(options.gateway_cpus.clone(), options.load_cpus.clone());
