@@ -71,6 +71,10 @@ pub enum Command {
         grant: Grant,
         reply: Reply,
     },
+    /// The session is read again.
+    ReadOn {
+        id: SessionId,
+    },
     /// Something that rooms wait for was deflated.
     Pressed,
     /// End many sessions, a slice at a time.

@@ -17,8 +17,11 @@ use crate::proto::session_id::SessionId;
 pub trait Inbound: Send + Sync + 'static {
     fn opened(&self, who: Who<'_>, remote: Option<SocketAddr>, greeting: &Greeting);
 
-    /// One complete message. On paths with `echo` there are none.
-    fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]);
+    /// One complete message. On paths with `echo` there are none. Answers how many of those who hear it
+    /// can take no more of this session: it is not read until each of them has called
+    /// [`Hub::read_on`](crate::hub::Hub::read_on). What was read with this message is still told.
+    #[must_use]
+    fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8;
 
     /// `end`: what the session ended of; `None` when it had been reserved but never opened.
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>);

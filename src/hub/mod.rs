@@ -201,6 +201,12 @@ impl Hub {
         let _ = self.tell(&id, Command::Open { id, socket, greeting });
     }
 
+    /// One of those who hear the session, and could take no more of it, can now.
+    pub fn read_on(&self, id: SessionId) {
+        // Without bytes, so it always fits.
+        let _ = self.tell(&id, Command::ReadOn { id });
+    }
+
     /// A reserved session that gets no socket.
     pub fn abandon(&self, id: SessionId) {
         let _ = self.tell(&id, Command::Abandon { id });

@@ -61,7 +61,8 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
                     }
                 } else {
                     let inbound = sessions.inbound.clone();
-                    inbound.message(sessions.who(slot), kind, data);
+                    let holds = inbound.message(sessions.who(slot), kind, data);
+                    sessions.hold_unread(slot, holds);
                 }
             }
             Action::Ping(data) => frame::append_pong(&mut answers, data),

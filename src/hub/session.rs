@@ -38,6 +38,8 @@ pub struct Session {
     pub deflates: bool,
     pub slow_armed: bool,
     pub read_held: bool,
+    /// By how many of those who hear it, since they can take no more now.
+    pub holds: u8,
     /// It is among those whose turn others used up.
     pub is_held: bool,
     /// The peer has sent its last byte, and no event will say so again.
@@ -99,6 +101,7 @@ impl Session {
             deflates,
             slow_armed: false,
             read_held: false,
+            holds: 0,
             is_held: false,
             read_to_end: false,
             subprotocol: None,
@@ -134,7 +137,7 @@ impl Session {
             heartbeat: self.configured.heartbeat,
             idle: self.configured.idle,
             lot: self.lot(),
-            is_read: !self.read_held,
+            is_read: !self.read_held && self.holds == 0,
         }
     }
 }

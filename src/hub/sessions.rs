@@ -413,6 +413,9 @@ impl Sessions {
             session.read_held = true;
             return None;
         }
+        if session.holds > 0 && session.is_open() {
+            return None;
+        }
         let mut buffer = buffer;
         if session.deflates {
             if self.inflation >= INFLATION_MAX {
@@ -461,6 +464,25 @@ impl Sessions {
     pub fn read_to_end(&mut self, slot: usize) {
         if let Some(session) = self.slab.get_mut(slot) {
             session.read_to_end = true;
+        }
+    }
+
+    /// The session is not read until so many have said `read_on`.
+    pub fn hold_unread(&mut self, slot: usize, holds: u8) {
+        if let Some(session) = self.slab.get_mut(slot) {
+            session.holds += holds;
+        }
+    }
+
+    /// One of those who could take no more of it can.
+    pub fn read_on(&mut self, random: &[u8; 16]) {
+        let Some(slot) = self.find(random) else { return };
+        let session = &mut self.slab[slot];
+        session.holds = session.holds.saturating_sub(1);
+        if session.holds == 0 {
+            // While nobody read it, its silence meant nothing.
+            session.pulse.heard(self.now_ms);
+            self.ready.push(slot);
         }
     }
 
@@ -543,6 +565,10 @@ impl Sessions {
         }
         let was_open = session.phase == Phase::Open;
         session.phase = Phase::Lingering;
+        if session.holds > 0 {
+            // Its close frame may lie there unread.
+            self.ready.push(slot);
+        }
         let held = session.protocol.held_bytes();
         session.protocol.begin_close();
         self.inbound_bytes -= held - session.protocol.held_bytes();

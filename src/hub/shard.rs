@@ -215,6 +215,7 @@ impl Shard {
             Command::List { filter, after, limit, grant, reply } => {
                 let _ = reply.send(self.list(filter.as_deref(), after, limit, &grant));
             }
+            Command::ReadOn { id } => self.sessions.read_on(&id.random),
             Command::Pressed => self.rooms.resume(),
             Command::Sweep(sweep) => self.begin_sweep(sweep),
             Command::Stop => {}

@@ -102,7 +102,7 @@ impl Inbound for Ears {
         }
     }
 
-    fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) {
+    fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8 {
         if self.is_wanted(&who) {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
             self.offer(&who, None, &Event::Message { msg: &msg });
