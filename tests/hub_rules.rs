@@ -182,10 +182,11 @@ struct Afterwards {
 impl Inbound for Afterwards {
     fn opened(&self, _: Who<'_>, _: Option<SocketAddr>, _: &Greeting) {}
 
-    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) {
+    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) -> u8 {
         if self.ended.load(Ordering::Relaxed) > 0 {
             self.messages.fetch_add(1, Ordering::Relaxed);
         }
+        0
     }
 
     fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {

@@ -107,6 +107,7 @@ impl Inbound for Ears {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
             self.offer(&who, None, &Event::Message { msg: &msg });
         }
+        0
     }
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {

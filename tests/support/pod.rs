@@ -37,7 +37,9 @@ pub struct Deaf;
 
 impl Inbound for Deaf {
     fn opened(&self, _: Who<'_>, _: Option<SocketAddr>, _: &Greeting) {}
-    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) {}
+    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) -> u8 {
+        0
+    }
     fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {}
 }
 
