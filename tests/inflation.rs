@@ -50,7 +50,7 @@ enum Heard {
 impl Inbound for Ears {
     fn opened(&self, _: Who<'_>, _: Option<SocketAddr>, _: &Greeting) {}
 
-    fn message(&self, _: Who<'_>, _: Kind, data: &[u8]) {
+    fn message(&self, _: Who<'_>, _: Kind, data: &[u8]) -> u8 {
         let heard = match data.len() {
             MIB => Heard::Bomb,
             0 => Heard::Empty,
@@ -60,6 +60,7 @@ impl Inbound for Ears {
         self.heard.lock().expect("nobody panicked").push(heard);
         self.count.fetch_add(1, Ordering::Release);
         drop(self.hold.lock().expect("nobody panicked"));
+        0
     }
 
     fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {}

@@ -23,8 +23,9 @@ struct Planted {
 impl Inbound for Planted {
     fn opened(&self, _: Who<'_>, _: Option<SocketAddr>, _: &Greeting) {}
 
-    fn message(&self, _: Who<'_>, _: Kind, data: &[u8]) {
+    fn message(&self, _: Who<'_>, _: Kind, data: &[u8]) -> u8 {
         assert_ne!(data, b"boom", "the planted bug");
+        0
     }
 
     fn closed(&self, _: Who<'_>, end: Option<(&Close, Cause)>) {
