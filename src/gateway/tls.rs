@@ -7,11 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
 
 use crate::gateway::Tls;
 use crate::lifecycle::Lifecycle;
@@ -30,7 +29,7 @@ pub enum Unusable {
     #[error("there is no certificate in {0}")]
     Empty(String),
     #[error("the certificate in {0} and the key in {1} do not fit together: {2}")]
-    Pair(String, String, tokio_rustls::rustls::Error),
+    Pair(String, String, rustls::Error),
 }
 
 impl Certificate {
@@ -58,8 +57,9 @@ impl Certificate {
         Ok(certificate)
     }
 
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+    /// For a handshake that begins now.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
     }
 }
 

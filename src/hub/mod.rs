@@ -12,6 +12,7 @@ pub mod outbox;
 pub mod presence;
 pub mod press;
 pub mod reading;
+pub mod records;
 pub mod room;
 pub mod sessions;
 pub mod shard;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use mio::net::TcpStream;
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// Clear text that is taken out of TLS at once: as much as a record holds.
 const CLEAR_BYTES: usize = 16 * 1024;
