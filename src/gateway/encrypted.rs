@@ -9,18 +9,14 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::hub::records::{RECORD_BYTES_MAX, Records, Stage};
+use crate::hub::records::{Records, Stage};
 use crate::hub::socket::{Rests, Socket};
 
-/// The first read: a client's hello fits.
+/// Read at once: a client's hello fits, and so does its request.
 const READ_BYTES: usize = 4096;
 
 /// Sealed at once: the answer to a handshake fits, and the sum stays small.
 const WRITE_BYTES_MAX: usize = 16 * 1024;
-
-/// A client may take its time for certificates that nobody asked for, but not this many bytes: all
-/// records of a handshake message come before any of it is taken.
-const HANDSHAKE_BYTES_MAX: usize = 4 * RECORD_BYTES_MAX;
 
 pub struct Encrypted {
     stream: TcpStream,
@@ -37,12 +33,12 @@ impl Encrypted {
         let rests = Rests::default();
         let mut accepted = Encrypted { stream, records, rests, stage: Stage::Handshake };
         loop {
-            let Encrypted { stream, rests, .. } = &mut accepted;
-            rests.received.reserve(READ_BYTES);
-            if stream.read_buf(&mut rests.received).await? == 0 {
+            let mut received = accepted.records.held().to_vec();
+            received.reserve(READ_BYTES);
+            if accepted.stream.read_buf(&mut received).await? == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            let opened = accepted.open();
+            let opened = accepted.open(&mut received);
             if opened.is_ok() && accepted.stage != Stage::Handshake {
                 return Ok(accepted);
             }
@@ -58,18 +54,12 @@ impl Encrypted {
         Ok(Socket::tls(self.stream.into_std()?, self.records, self.rests))
     }
 
-    /// Opens what was received.
-    fn open(&mut self) -> io::Result<()> {
-        let Rests { received, clear, sealed } = &mut self.rests;
+    /// Opens what was held back and received.
+    fn open(&mut self, received: &mut [u8]) -> io::Result<()> {
+        let Rests { clear, sealed } = &mut self.rests;
         let opened = self.records.open(received, clear, sealed);
-        let (taken, stage) =
-            opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        received.drain(..taken);
-        self.stage = stage;
-        match received.len() > HANDSHAKE_BYTES_MAX {
-            true => Err(ErrorKind::InvalidData.into()),
-            false => Ok(()),
-        }
+        self.stage = opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        Ok(())
     }
 
     /// Sends what is sealed.
@@ -109,8 +99,8 @@ impl AsyncRead for Encrypted {
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            this.rests.received.extend_from_slice(read.filled());
-            this.open()?;
+            let mut received = [this.records.held(), read.filled()].concat();
+            this.open(&mut received)?;
         }
         let n = this.rests.clear.len().min(buf.remaining());
         buf.put_slice(&this.rests.clear[..n]);

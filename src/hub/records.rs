@@ -11,15 +11,28 @@ use rustls::unbuffered::{
 };
 use rustls::{Error, ServerConfig};
 
-/// What a record carries at most, and with it what of a record has to be held until its rest comes:
-/// head, content, and the most that sealing may add (RFC 5246 section 6.2.3; RFC 8446 allows less).
+/// What a record carries at most.
 const CLEAR_BYTES_MAX: usize = 16 * 1024;
+
+/// A record with its head and the most that sealing may add (RFC 5246 section 6.2.3; RFC 8446 allows
+/// less).
 pub const RECORD_BYTES_MAX: usize = 5 + CLEAR_BYTES_MAX + 2048;
+
+/// What is held back at most: a message of TLS itself that is in several records, and the beginning of
+/// one more. What clients say in a handshake fits many times.
+pub const HELD_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
 /// More than sealing adds to a record in any suite that is spoken here.
 const SEAL_BYTES: usize = 32;
 
-pub struct Records(UnbufferedServerConnection);
+pub struct Records {
+    connection: UnbufferedServerConnection,
+    /// What was received and cannot be opened before more comes. rustls remembers places in it, so
+    /// it has to see it whatever it is asked.
+    held: Vec<u8>,
+    /// Something was wrong, so nothing is right any more.
+    has_failed: bool,
+}
 
 type Traffic<'a> = WriteTraffic<'a, ServerConnectionData>;
 
@@ -35,24 +48,40 @@ pub enum Stage {
 
 impl Records {
     pub fn new(config: Arc<ServerConfig>) -> Result<Records, Error> {
-        UnbufferedServerConnection::new(config).map(Records)
+        let connection = UnbufferedServerConnection::new(config)?;
+        Ok(Records { connection, held: Vec::new(), has_failed: false })
     }
 
-    /// Opens the whole records at the front of `received`: how many bytes they were. Appends what
-    /// they say to `clear`, and what the peer is to get in answer to `sealed`, which is so even if
-    /// it is told of an error.
+    /// What is to stand before the next bytes that are received: at most [`HELD_BYTES_MAX`].
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Opens `received`, which begins with what was held back before. Appends what it says to `clear`,
+    /// and what the peer is to get in answer to `sealed`, also where something is wrong.
     pub fn open(
         &mut self,
         received: &mut [u8],
         clear: &mut Vec<u8>,
         sealed: &mut Vec<u8>,
-    ) -> Result<(usize, Stage), Error> {
+    ) -> Result<Stage, Error> {
+        self.check()?;
         let outcome = self.advance(received, clear, sealed);
-        if outcome.is_err() {
-            // There is an alert to send. What happened is known already.
-            let _ = self.advance(&mut [], clear, sealed);
+        let held = outcome.as_ref().map_or(0, |(taken, _)| received.len() - taken);
+        self.has_failed = outcome.is_err() || held > HELD_BYTES_MAX;
+        // An alert says what is wrong.
+        while self.has_failed && self.connection.wants_write() {
+            if let Ok(ConnectionState::EncodeTlsData(data)) =
+                self.connection.process_tls_records(&mut []).state
+            {
+                encode(data, sealed)?;
+            }
         }
-        outcome
+        let (taken, stage) = outcome?;
+        self.check()?;
+        // A `Vec` of nothing holds nothing.
+        self.held = received[taken..].to_vec();
+        Ok(stage)
     }
 
     /// Appends `clear` to `sealed`, as records, behind what has to be said before.
@@ -75,7 +104,7 @@ impl Records {
     ) -> Result<(usize, Stage), Error> {
         let mut taken = 0;
         loop {
-            let status = self.0.process_tls_records(&mut received[taken..]);
+            let status = self.connection.process_tls_records(&mut received[taken..]);
             let mut discard = status.discard;
             let stage = match status.state? {
                 ConnectionState::ReadTraffic(mut traffic) => {
@@ -113,8 +142,9 @@ impl Records {
         room: usize,
         mut write: impl FnMut(&mut Traffic<'_>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), Error> {
+        self.check()?;
         loop {
-            match self.0.process_tls_records(&mut []).state? {
+            match self.connection.process_tls_records(&mut self.held).state? {
                 ConnectionState::EncodeTlsData(data) => encode(data, sealed)?,
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::WriteTraffic(mut traffic) => {
@@ -126,6 +156,13 @@ impl Records {
                 }
                 _ => return Err(Error::HandshakeNotComplete),
             }
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.has_failed {
+            true => Err(Error::General("this connection has failed".to_owned())),
+            false => Ok(()),
         }
     }
 }
@@ -165,32 +202,37 @@ mod tests {
     use rustls::crypto::ring;
     use rustls::version::{TLS12, TLS13};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
-    use rustls_pki_types::{PrivateKeyDer, ServerName};
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
     use super::*;
 
-    /// A client, and what has come from it that is no whole record yet.
+    /// A client and its server.
     struct Pair {
         client: ClientConnection,
         records: Records,
-        received: Vec<u8>,
         clear: Vec<u8>,
         stage: Stage,
     }
 
+    /// And the certificate to trust.
+    fn server() -> (Records, CertificateDer<'static>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let made = made.expect("a certificate can be made");
+        let cert = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows them")
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.clone()], key.expect("a good key"))
+            .expect("they fit together");
+        (Records::new(Arc::new(config)).expect("a good configuration"), cert)
+    }
+
     impl Pair {
         fn open(version: &'static SupportedProtocolVersion, piece_bytes: usize) -> Pair {
-            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
-            let made = made.expect("a certificate can be made");
-            let cert = made.cert.der().clone();
-            let key = PrivateKeyDer::try_from(made.signing_key.serialize_der());
+            let (records, cert) = server();
             let provider = Arc::new(ring::default_provider());
-            let config = ServerConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()
-                .expect("the provider knows them")
-                .with_no_client_auth()
-                .with_single_cert(vec![cert.clone()], key.expect("a good key"))
-                .expect("they fit together");
             let mut roots = RootCertStore::empty();
             roots.add(cert).expect("an own certificate is well-formed");
             let trusting = ClientConfig::builder_with_provider(provider)
@@ -201,8 +243,7 @@ mod tests {
             let name = ServerName::try_from("localhost").expect("a good name");
             let mut pair = Pair {
                 client: ClientConnection::new(Arc::new(trusting), name).expect("a client"),
-                records: Records::new(Arc::new(config)).expect("a server"),
-                received: Vec::new(),
+                records,
                 clear: Vec::new(),
                 stage: Stage::Handshake,
             };
@@ -221,14 +262,17 @@ mod tests {
                 self.client.write_tls(&mut sent).expect("it is memory");
             }
             for piece in sent.chunks(piece_bytes.min(sent.len()).max(1)) {
-                self.received.extend_from_slice(piece);
-                let mut sealed = Vec::new();
-                let opened = self.records.open(&mut self.received, &mut self.clear, &mut sealed);
-                self.deliver(&sealed);
-                let (taken, stage) = opened?;
-                self.received.drain(..taken);
-                self.stage = stage;
+                self.receive(piece)?;
             }
+            Ok(())
+        }
+
+        fn receive(&mut self, piece: &[u8]) -> Result<(), Error> {
+            let mut received = [self.records.held(), piece].concat();
+            let mut sealed = Vec::new();
+            let opened = self.records.open(&mut received, &mut self.clear, &mut sealed);
+            self.deliver(&sealed);
+            self.stage = opened?;
             Ok(())
         }
 
@@ -262,7 +306,7 @@ mod tests {
                     pair.client.writer().write_all(&vec![b'x'; bytes]).expect("it is taken");
                     pair.pass(piece_bytes).expect("good records");
                     assert_eq!(std::mem::take(&mut pair.clear), vec![b'x'; bytes]);
-                    assert!(pair.received.is_empty());
+                    assert!(pair.records.held().is_empty());
                 }
             }
         }
@@ -322,16 +366,55 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_record_is_an_error_with_an_alert() {
+    fn what_is_said_between_two_halves_of_a_record_is_sealed() {
+        let mut pair = Pair::open(&TLS13, usize::MAX);
+        for _ in 0..2 {
+            let mut sent = Vec::new();
+            pair.client.refresh_traffic_keys().expect("it is open");
+            pair.client.writer().write_all(b"asked").expect("it is taken");
+            pair.client.write_tls(&mut sent).expect("it is memory");
+            for byte in sent {
+                pair.receive(&[byte]).expect("a good beginning");
+                let mut sealed = Vec::new();
+                pair.records.seal(b"x", &mut sealed).expect("it is open");
+                pair.deliver(&sealed);
+                assert_eq!(pair.heard(), (b"x".to_vec(), false));
+            }
+            assert_eq!(std::mem::take(&mut pair.clear), b"asked");
+        }
+    }
+
+    #[test]
+    fn a_handshake_without_end_is_bounded() {
+        let (mut records, _) = server();
+        // A hello of 60,000 bytes, in records of one byte each.
+        let hello = [1, 0, 0xea, 0x60].into_iter().chain(std::iter::repeat_n(0, 60_000));
+        let mut outcome = Ok(Stage::Handshake);
+        let (mut clear, mut sealed) = (Vec::new(), Vec::new());
+        for byte in hello {
+            let mut received = [records.held(), &[22, 3, 3, 0, 1, byte]].concat();
+            outcome = records.open(&mut received, &mut clear, &mut sealed);
+            if outcome.is_err() {
+                break;
+            }
+            assert!(records.held().len() <= HELD_BYTES_MAX);
+        }
+        assert!(outcome.is_err());
+    }
+
+    #[test]
+    fn a_forged_record_is_an_error_with_an_alert_and_the_end() {
         for version in [&TLS12, &TLS13] {
-            let mut pair = Pair::open(version, usize::MAX);
             let mut forged = [23, 3, 3, 0, 40].to_vec();
             forged.extend([7; 40]);
-            let (mut clear, mut sealed) = (Vec::new(), Vec::new());
-            assert!(pair.records.open(&mut forged, &mut clear, &mut sealed).is_err());
-            assert!(!sealed.is_empty() && clear.is_empty());
-            let mut long = [23, 3, 3, 0xff, 0xff].to_vec();
-            assert!(pair.records.open(&mut long, &mut clear, &mut sealed).is_err());
+            for mut wrong in [forged, [23, 3, 3, 0xff, 0xff].to_vec()] {
+                let mut pair = Pair::open(version, usize::MAX);
+                let (mut clear, mut sealed) = (Vec::new(), Vec::new());
+                assert!(pair.records.open(&mut wrong, &mut clear, &mut sealed).is_err());
+                assert!(!sealed.is_empty() && clear.is_empty());
+                assert!(pair.records.open(&mut wrong, &mut clear, &mut sealed).is_err());
+                assert!(pair.records.seal(b"late", &mut sealed).is_err());
+            }
         }
     }
 }

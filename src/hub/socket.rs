@@ -11,14 +11,14 @@ use std::net::{Shutdown, SocketAddr};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use crate::hub::records::{RECORD_BYTES_MAX, Records, Stage};
+use crate::hub::records::{HELD_BYTES_MAX, RECORD_BYTES_MAX, Records, Stage};
 
 /// Clear text that is sealed at once, and so what one session holds sealed but unsent: four full
 /// records.
 const SEAL_BYTES_MAX: usize = 64 * 1024;
 
-/// Read at once: a whole record, whatever of it came before.
-const READ_BYTES: usize = 2 * RECORD_BYTES_MAX;
+/// Room to read behind what is held back.
+const READ_BYTES: usize = HELD_BYTES_MAX + RECORD_BYTES_MAX;
 
 pub enum Socket {
     Plain(TcpStream),
@@ -39,8 +39,6 @@ pub struct Tls {
 /// What is under way between a socket and its session; all of it empty at rest.
 #[derive(Debug, Default)]
 pub struct Rests {
-    /// The beginning of a record.
-    pub received: Vec<u8>,
     /// What was opened and not taken yet.
     pub clear: Vec<u8>,
     /// What was sealed and not sent yet.
@@ -72,7 +70,7 @@ impl Socket {
     /// `stream` is non-blocking and past the handshake of `records`, which left `rests`.
     pub fn tls(stream: std::net::TcpStream, records: Records, mut rests: Rests) -> Socket {
         let stream = TcpStream::from_std(stream);
-        for rest in [&mut rests.received, &mut rests.clear, &mut rests.sealed] {
+        for rest in [&mut rests.clear, &mut rests.sealed] {
             // A handshake leaves them empty, and large.
             rest.shrink_to_fit();
         }
@@ -169,9 +167,9 @@ impl Tls {
 
     /// Reads the socket once; how much of that is clear text, which may be nothing.
     fn receive(&mut self, desk: &mut Desk, buffer: &mut [u8]) -> io::Result<usize> {
-        let Rests { received, clear, sealed } = &mut self.rests;
-        let held = received.len();
-        desk.received[..held].copy_from_slice(received);
+        let Rests { clear, sealed } = &mut self.rests;
+        let held = self.records.held().len();
+        desk.received[..held].copy_from_slice(self.records.held());
         let read = uninterrupted(|| self.stream.read(&mut desk.received[held..]))?;
         if read == 0 {
             // A peer that ends without announcing it has ended all the same.
@@ -184,10 +182,8 @@ impl Tls {
         let opened = self.records.open(bytes, &mut desk.clear, sealed);
         // Alerts and answers to key updates go out at once or with the next write.
         let _ = flush(&mut self.stream, sealed);
-        let (taken, stage) =
-            opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        let stage = opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         self.has_ended = stage == Stage::Ended;
-        *received = bytes[taken..].to_vec();
         let n = desk.clear.len().min(buffer.len());
         buffer[..n].copy_from_slice(&desk.clear[..n]);
         *clear = desk.clear[n..].to_vec();
