@@ -398,6 +398,8 @@ mod tests {
                 break;
             }
             assert!(records.held().len() <= HELD_BYTES_MAX);
+            // Whoever gives up meanwhile is told that nothing can be said yet.
+            assert!(records.end(&mut sealed).is_err());
         }
         assert!(outcome.is_err());
     }

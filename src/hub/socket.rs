@@ -297,3 +297,34 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(slices: &[&[u8]], skip: usize, expected: Option<&[u8]>) {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        assert_eq!(gather(&slices, skip, &mut Vec::new()), expected);
+    }
+
+    #[test]
+    fn what_is_sealed_at_once_is_gathered_up_to_a_bound() {
+        let large = vec![7; SEAL_BYTES_MAX + 1];
+        check(&[], 0, None);
+        check(&[b"", b""], 0, None);
+        check(&[b"ab"], 0, Some(b"ab"));
+        check(&[b"ab"], 2, None);
+        check(&[b"ab", b"", b"cd", b"e"], 1, Some(b"bcde"));
+        check(&[b"ab", b"cd"], 3, Some(b"d"));
+        check(&[&large], 0, Some(&large[1..]));
+        check(&[&large], SEAL_BYTES_MAX, Some(&[7]));
+        check(&[&large[2..], &large], 0, Some(&large[1..]));
+    }
+
+    #[test]
+    fn a_session_with_tls_stays_within_its_size() {
+        // The allocator's next one is 1,536.
+        assert!(size_of::<Tls>() <= 1280, "{}", size_of::<Tls>());
+    }
+}
