@@ -9,7 +9,7 @@ use pathcast::cli::load::crowd::Crowd;
 use crate::Options;
 use crate::machine::Split;
 use crate::report::{Report, grouped, micros_each};
-use crate::server::{Server, Setup};
+use crate::server::{Door, Server, Setup};
 use crate::side::{Load, Measured};
 
 pub struct Bench {
@@ -27,6 +27,7 @@ impl Bench {
         Setup {
             shards: self.options.shards,
             cpus: self.split.gateway.clone(),
+            door: Door::Plain,
             heartbeat_s: 30,
             redis: None,
             crowd: "",
@@ -54,7 +55,16 @@ impl Bench {
     }
 
     pub fn span(&self) -> Duration {
-        Duration::from_secs(if self.options.quick { 1 } else { self.options.seconds })
+        self.span_or(Duration::from_secs(10))
+    }
+
+    /// Of a row that is measured for another time where nobody says for how long.
+    pub fn span_or(&self, usual: Duration) -> Duration {
+        match (self.options.quick, self.options.seconds) {
+            (true, _) => Duration::from_secs(1),
+            (false, Some(seconds)) => Duration::from_secs(seconds),
+            (false, None) => usual,
+        }
     }
 
     /// What a figure holds for, beside what is its row's own.

@@ -6,15 +6,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::latency::Latency;
 
+use crate::Options;
 use crate::bench::{Bench, check_faults};
 use crate::limit::Limit;
 use crate::plot;
 use crate::redis::{Redis, Stranger};
 use crate::report::grouped;
-use crate::server::{CROWD, Server, Setup};
+use crate::server::{CROWD, Door, Server, Setup};
 use crate::side::{Load, Measured, Side};
 use crate::single::PACE;
 
@@ -122,7 +122,7 @@ pub fn aside(bench: &mut Bench) -> anyhow::Result<()> {
     const PATHS: usize = 100;
     let (clients, idle) = (bench.scaled(1_000), bench.scaled(10_000));
     let crowded = bench.gateway(&bench.setup())?;
-    let mut silent = Crowd::new()?;
+    let mut silent = crowded.crowd()?;
     let room = |number: usize| format!("/rooms/{}", number % PATHS);
     silent.connect(crowded.clients, idle, room, 64)?;
     let own = Side::http(vec![crowded], clients, bench.load())?;
@@ -138,6 +138,40 @@ pub fn aside(bench: &mut Bench) -> anyhow::Result<()> {
         grouped(idle as f64)
     );
     tell(bench, &what, &format!("{} clients", grouped(clients as f64)), &pairs);
+    Ok(())
+}
+
+/// The same gateway with TLS and without.
+pub fn tls(bench: &mut Bench) -> anyhow::Result<()> {
+    let clients = bench.scaled(1_000);
+    let encrypted = bench.gateway(&Setup { door: Door::Tls, ..bench.setup() })?;
+    let plain = bench.gateway(&bench.setup())?;
+    let own = Side::http(vec![encrypted], clients, bench.load())?;
+    let other = Side::http(vec![plain], clients, bench.load())?;
+    let mut sides = [own, other];
+    let whom = format!("{} clients", grouped(clients as f64));
+    let Options { window, bytes, .. } = bench.options;
+    for (what, pace) in [("saturated", None), ("paced", Some(PACE))] {
+        let pairs = Pairs::run(bench, pace, &mut sides, || Ok(()))?;
+        let how = match pace {
+            Some(pace) => format!("a message every {} ms", pace.as_millis()),
+            None => format!("W = {window}"),
+        };
+        let (count, span) = (pairs.own.len(), SPAN.as_secs());
+        let settings =
+            bench.settings(&format!("{how}, {whom}, {bytes} B, {count} pairs of {span} s"));
+        let what = format!("TLS, {what}");
+        bench.report.add(
+            format!("{what}: CPU per delivery by plain"),
+            pairs.to_string(),
+            &settings,
+        );
+        if pace.is_some() {
+            let [encrypted, plain] = &pairs.latencies;
+            let figure = format!("{encrypted}; plain: {plain}");
+            bench.report.add(format!("{what}: latency"), figure, &settings);
+        }
+    }
     Ok(())
 }
 

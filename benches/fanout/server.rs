@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
+use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::line::Trust;
 use pathcast::cli::load::publisher::Publisher;
 use tempfile::TempDir;
 
+use crate::certificate;
 use crate::limit::Limit;
 use crate::process::Process;
 
@@ -26,11 +29,19 @@ pub const ASIDE: &str = "/aside";
 /// A pattern, for crowds with a path for each client.
 pub const ROOMS: &str = "/rooms/{room}";
 
+/// What clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Plain,
+    Tls,
+}
+
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub shards: usize,
     /// Processors, as `taskset` takes them; `None`: all.
     pub cpus: Option<String>,
+    pub door: Door,
     /// Of the crowd's path, in seconds.
     pub heartbeat_s: u64,
     /// Where its Redis is, if it has one.
@@ -45,8 +56,10 @@ pub struct Server {
     pub api: SocketAddr,
     pub process: Process,
     pub shards: usize,
+    /// If clients speak TLS.
+    trust: Option<Trust>,
     /// Of the settings, if it has any.
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 impl Server {
@@ -54,7 +67,18 @@ impl Server {
     pub fn gateway(program: &Path, setup: &Setup) -> anyhow::Result<Server> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("bench.toml");
-        std::fs::write(&file, settings(setup))?;
+        let mut settings = settings(setup);
+        let trust = match setup.door {
+            Door::Plain => None,
+            Door::Tls => {
+                let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+                let trust = certificate::write(&cert, &key)?;
+                let (cert, key) = (cert.display(), key.display());
+                settings.push_str(&format!("[clients.tls]\ncert = \"{cert}\"\nkey = \"{key}\"\n"));
+                Some(trust)
+            }
+        };
+        std::fs::write(&file, settings)?;
         let mut command = pinned(program, setup.cpus.as_deref());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PATHCAST") {
@@ -62,7 +86,10 @@ impl Server {
             }
         }
         command.arg("--config").arg(&file);
-        Server::start(command, setup.shards, Some(folder))
+        let mut server = Server::start(command, setup.shards)?;
+        server.trust = trust;
+        server.folder = Some(folder);
+        Ok(server)
     }
 
     /// Starts a limit, which is this very program with another job.
@@ -70,21 +97,24 @@ impl Server {
         let mut command = pinned(&std::env::current_exe()?, cpus);
         let name = limit.to_possible_value().context("every limit has a name")?;
         command.args(["--bench", "--limit", name.get_name()]);
-        Server::start(command, 1, None)
+        Server::start(command, 1)
     }
 
-    fn start(
-        mut command: Command,
-        shards: usize,
-        folder: Option<TempDir>,
-    ) -> anyhow::Result<Server> {
+    fn start(mut command: Command, shards: usize) -> anyhow::Result<Server> {
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
         // taskset becomes the program it starts, so this is the server's own number.
         let process = Process(child.id());
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server =
-            Server { child, clients: nowhere, api: nowhere, process, shards, _folder: folder };
+        let mut server = Server {
+            child,
+            clients: nowhere,
+            api: nowhere,
+            process,
+            shards,
+            trust: None,
+            folder: None,
+        };
         while server.clients.port() == 0 || server.api.port() == 0 {
             let Some(line) = lines.next() else {
                 server.child.wait()?;
@@ -99,6 +129,11 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// Clients that speak as it does; nobody yet.
+    pub fn crowd(&self) -> anyhow::Result<Crowd> {
+        Crowd::new(self.trust.clone())
     }
 
     /// A figure of its own, without labels.

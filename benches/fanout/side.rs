@@ -70,7 +70,7 @@ impl Side {
         outlet: Box<dyn Outlet>,
         load: Load,
     ) -> anyhow::Result<Side> {
-        let mut crowd = Crowd::new()?;
+        let mut crowd = servers[0].crowd()?;
         for server in &servers {
             crowd.connect(server.clients, clients, |_| CROWD.to_owned(), 64)?;
         }

@@ -1,6 +1,6 @@
 //! One client: its socket, and what came on it.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use mio::net::TcpStream;
 use socket2::{Domain, Socket, Type};
 
 use crate::cli::load::frames::{self, Frame, Walk};
+use crate::cli::load::line::{Line, Tls, Trust};
 use crate::cli::load::sequence::{Arrival, Sequence};
 use crate::cli::load::stamp::Stamp;
 
@@ -22,7 +23,7 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const ANSWER_BYTES_MAX: usize = 4096;
 
 pub struct Client {
-    pub stream: TcpStream,
+    line: Line,
     phase: Phase,
     walk: Walk,
     sequence: Sequence,
@@ -56,16 +57,21 @@ pub struct Tally {
 }
 
 impl Client {
-    /// Connects from `source` and asks for `path`.
-    pub fn ask(source: SocketAddr, server: SocketAddr, path: &str) -> anyhow::Result<Client> {
+    /// Connects from `source` and asks for `path`, over TLS where it is told whom to trust.
+    pub fn ask(
+        source: SocketAddr,
+        server: SocketAddr,
+        path: &str,
+        trust: Option<&Trust>,
+    ) -> anyhow::Result<Client> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&source.into()).with_context(|| format!("no port of {source} is free"))?;
         socket.connect_timeout(&server.into(), CONNECT_TIMEOUT).context("cannot connect")?;
         socket.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(socket.into());
-        stream.write_all(handshake(server, path).as_bytes())?;
+        let mut line = Line::new(TcpStream::from_std(socket.into()), trust)?;
+        line.write_all(handshake(server, path).as_bytes())?;
         Ok(Client {
-            stream,
+            line,
             phase: Phase::Asked(Vec::new()),
             walk: Walk::default(),
             sequence: Sequence::default(),
@@ -75,13 +81,18 @@ impl Client {
         })
     }
 
+    /// For whoever waits until something comes.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.line.stream()
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }
 
     /// Sends a frame. A socket of a client never has so much waiting that it would not fit.
     pub fn say(&mut self, frame: &[u8]) -> anyhow::Result<()> {
-        self.stream.write_all(frame).context("a client cannot write")
+        self.line.write_all(frame).context("a client cannot write")
     }
 
     /// Reads what is there, into a buffer that all clients share, and answers pings. Where the
@@ -93,8 +104,12 @@ impl Client {
         tally: &mut Tally,
         heard: &mut impl FnMut(Stamp),
     ) -> anyhow::Result<()> {
+        let (buffer, clear) = match self.line {
+            Line::Plain(_) => (buffer, &mut [][..]),
+            Line::Tls(_) => Tls::halves(buffer),
+        };
         loop {
-            let n = match self.stream.read(buffer) {
+            let n = match self.line.stream().read(buffer) {
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -110,11 +125,31 @@ impl Client {
                 self.phase = Phase::Closed;
                 return Ok(());
             }
-            self.take(&buffer[..n], tally, heard)?;
+            match self.line {
+                Line::Plain(_) => self.take(&buffer[..n], tally, heard)?,
+                Line::Tls(_) => self.open(&buffer[..n], clear, tally, heard)?,
+            }
             if n < buffer.len() && !is_ending {
                 return Ok(());
             }
         }
+    }
+
+    /// What came over TLS, record by record.
+    fn open(
+        &mut self,
+        mut received: &[u8],
+        clear: &mut [u8],
+        tally: &mut Tally,
+        heard: &mut impl FnMut(Stamp),
+    ) -> anyhow::Result<()> {
+        while let Line::Tls(tls) = &mut self.line {
+            match tls.open(&mut received, clear)? {
+                0 => break,
+                n => self.take(&clear[..n], tally, heard)?,
+            }
+        }
+        Ok(())
     }
 
     fn take(
@@ -141,7 +176,7 @@ impl Client {
         tally: &mut Tally,
         heard: &mut impl FnMut(Stamp),
     ) -> anyhow::Result<()> {
-        let Client { stream, walk, sequence, messages, bytes: total, pings, .. } = self;
+        let Client { line, walk, sequence, messages, bytes: total, pings, .. } = self;
         let mut answered = Ok(());
         walk.walk(bytes, |frame| match frame {
             Frame::Message { stamp, bytes } => {
@@ -162,7 +197,7 @@ impl Client {
             }
             Frame::Ping(payload) => {
                 *pings += 1;
-                answered = stream.write_all(&frames::pong(payload));
+                answered = line.write_all(&frames::pong(payload));
             }
             Frame::Close(code) => tally.close_code = Some(code),
         })?;

@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::cli::load::client::{Client, Tally};
 use crate::cli::load::descriptors;
 use crate::cli::load::frames;
+use crate::cli::load::line::Trust;
 use crate::cli::load::source;
 use crate::cli::load::stamp::Stamp;
 
@@ -29,16 +30,20 @@ pub struct Crowd {
     events: Events,
     buffer: Box<[u8]>,
     clients: Vec<Client>,
+    /// Whom TLS is spoken with; `None`: none is.
+    trust: Option<Trust>,
     pub tally: Tally,
 }
 
 impl Crowd {
-    pub fn new() -> anyhow::Result<Crowd> {
+    /// Its clients speak TLS where it is told whom to trust.
+    pub fn new(trust: Option<Trust>) -> anyhow::Result<Crowd> {
         Ok(Crowd {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             clients: Vec::new(),
+            trust,
             tally: Tally::default(),
         })
     }
@@ -76,8 +81,8 @@ impl Crowd {
 
     fn begin(&mut self, server: SocketAddr, path: &str) -> anyhow::Result<()> {
         let number = self.clients.len();
-        let mut client = Client::ask(source::next(), server, path)?;
-        self.poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
+        let mut client = Client::ask(source::next(), server, path, self.trust.as_ref())?;
+        self.poll.registry().register(client.stream(), Token(number), Interest::READABLE)?;
         self.clients.push(client);
         Ok(())
     }

@@ -10,6 +10,7 @@ pub mod crowd;
 pub mod descriptors;
 pub mod frames;
 pub mod latency;
+pub mod line;
 pub mod publisher;
 pub mod run;
 pub mod sequence;
