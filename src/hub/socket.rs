@@ -8,6 +8,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustix::net::SendFlags;
 use tokio_rustls::rustls::ServerConnection;
 
 /// What rustls may hold encrypted but unsent for one session, in bytes: four full records.
@@ -58,7 +59,10 @@ impl Socket {
     /// Bytes taken, at least one; `WouldBlock` when none can be.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Plain(stream) => uninterrupted(|| stream.write(bytes)),
+            // Not by the C library: its `send` can be cancelled, and says so by two atomics each time.
+            Socket::Plain(stream) => {
+                uninterrupted(|| Ok(rustix::net::send(&*stream, bytes, SendFlags::NOSIGNAL)?))
+            }
             Socket::Tls(tls) => tls.write(bytes),
         }
     }
