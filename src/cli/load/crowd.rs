@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::cli::load::client::{Client, Tally};
+use crate::cli::load::client::{Client, Tally, Wish};
 use crate::cli::load::descriptors;
 use crate::cli::load::frames;
 use crate::cli::load::source;
@@ -30,6 +30,10 @@ pub struct Crowd {
     buffer: Box<[u8]>,
     clients: Vec<Client>,
     pub tally: Tally,
+    /// Whether the clients that come from now on take deflated messages.
+    pub deflated: bool,
+    /// How many paths they are spread over, in turn; a run's messages go to these in turn.
+    pub paths: usize,
 }
 
 impl Crowd {
@@ -40,6 +44,8 @@ impl Crowd {
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             clients: Vec::new(),
             tally: Tally::default(),
+            deflated: false,
+            paths: 1,
         })
     }
 
@@ -76,7 +82,9 @@ impl Crowd {
 
     fn begin(&mut self, server: SocketAddr, path: &str) -> anyhow::Result<()> {
         let number = self.clients.len();
-        let mut client = Client::ask(source::next(), server, path)?;
+        let (path_number, paths) = (number % self.paths, self.paths as u64);
+        let wish = Wish { deflated: self.deflated, path: path_number as u64, paths };
+        let mut client = Client::ask(source::next(), server, path, wish)?;
         self.poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
         self.clients.push(client);
         Ok(())
