@@ -11,6 +11,11 @@
 //! many frames one write carries, and with that the cost of a delivery.
 
 mod bench;
+mod calls;
+mod capacity;
+mod counted;
+mod deflate;
+mod growth;
 mod limit;
 mod machine;
 mod memory;
@@ -24,6 +29,9 @@ mod report;
 mod server;
 mod side;
 mod single;
+#[cfg(target_arch = "x86_64")]
+mod steps;
+mod strace;
 mod verdicts;
 
 use std::path::PathBuf;
@@ -74,6 +82,9 @@ struct Options {
     /// Be one of the limits instead of measuring.
     #[arg(long, value_enum, hide = true)]
     limit: Option<Limit>,
+    /// Be a gateway that counts its allocations, with these settings.
+    #[arg(long, hide = true)]
+    counted: Option<PathBuf>,
     /// Another gateway than the one built here.
     #[arg(long)]
     gateway: Option<PathBuf>,
@@ -102,6 +113,12 @@ enum Row {
     Idle,
     /// 10,000 connects, again and again.
     Storm,
+    /// What the hot path does not do: further writes, allocations, atomics, waits.
+    Calls,
+    /// Deflated messages beside plain ones, pair by pair.
+    Deflate,
+    /// How cost grows: with clients, sizes, paths, pods, shards; and what follows for many.
+    Growth,
 }
 
 /// Measures a row and reports it.
@@ -117,6 +134,9 @@ const ROWS: &[(Row, Measure)] = &[
     (Row::Verdicts, verdicts::verdicts),
     (Row::Idle, memory::idle),
     (Row::Storm, memory::storm),
+    (Row::Calls, calls::calls),
+    (Row::Deflate, deflate::deflate),
+    (Row::Growth, growth::growth),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -128,18 +148,21 @@ fn main() -> anyhow::Result<()> {
     if let Some(limit) = options.limit {
         return limit::serve(limit);
     }
+    if let Some(settings) = &options.counted {
+        return counted::serve(settings);
+    }
     let machine = machine::describe();
     let split = Split::choose(options.gateway_cpus.clone(), options.load_cpus.clone());
     split.settle()?;
     let program = options.gateway.clone();
     let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_pathcast").into());
-    let mut bench = Bench { options, split, program, report: Report::default(), plot: None };
+    let mut bench = Bench { options, split, program, report: Report::default(), plots: Vec::new() };
     let outcome = run(&mut bench);
     let figures = format!("{machine}; {}\n\n{}", bench.split.describe(), bench.report);
     println!("{figures}");
     outcome?;
     match bench.options.write {
-        true => page::write(&figures, bench.plot.as_deref()),
+        true => page::write(&figures, &bench.plots),
         false => Ok(()),
     }
 }
