@@ -28,8 +28,8 @@
 //! A publisher's request becomes a [`proto::msg::Msg`] in [`api`], goes through
 //! [`relay::Relay::publish`] to the [`broker`], comes back from it in the one order that all pods
 //! see ([`relay::local`]), is encoded once ([`proto::frame`]), crosses to each shard that has
-//! somebody for it ([`hub::mailbox`]), waits there in its room, is joined with what else waits, and
-//! is handed to each socket with one write ([`hub::room`]). What a socket does not take waits in
+//! somebody for it ([`hub::mailbox`]), waits there in its room ([`hub::room`]), joins what is on its
+//! way round there ([`hub::round`]), and is handed to each socket with one write. What a socket does not take waits in
 //! its outbox ([`hub::outbox`]).
 //!
 //! A client's bytes are read by its shard ([`hub::reading`]), decoded ([`proto::session`]), and

@@ -5,7 +5,8 @@ mod support;
 use serde_json::{Value, json};
 use support::client::{Client, Heard, Request, ask, open};
 use support::events::Event;
-use support::gateway::Gateway;
+use support::gateway::{DOORS, Gateway};
+use support::wait::eventually;
 use support::wire;
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
@@ -183,6 +184,42 @@ async fn an_echo_comes_back_deflated_with_the_same_opcode_and_bytes() {
     let mut plain = gateway.open("/ws/echo").await;
     plain.writer.text(&payload).await;
     plain.expect_text(&payload).await;
+}
+
+#[tokio::test]
+async fn a_changed_compress_holds_for_new_sessions_and_each_goes_on_as_agreed() {
+    let paths = |compress: &str| format!("[[path]]\npath = \"/ws\"\ncompress = \"{compress}\"\n");
+    let gateway = Gateway::start(&paths("200B")).await;
+    let mut clients = vec![open_deflating(&gateway, "/ws").await];
+    for (count, compress) in ["off", "1kB", "off"].into_iter().enumerate() {
+        gateway.replace_config(&format!("{DOORS}{}", paths(compress)));
+        eventually("the new configuration", async || {
+            let log = gateway.log();
+            (log.matches("took the configuration again").count() > count).then_some(())
+        })
+        .await;
+        let (client, answer) = offer(&gateway, "/ws", OFFER).await;
+        assert_eq!(answer.is_some(), compress != "off", "{compress}");
+        clients.push(client);
+    }
+    let mut events = gateway.listen("/ws").await;
+    for bytes in [100, 5_000, LARGE_BYTES] {
+        gateway.broadcast("/ws", json!({"payload": text(1, bytes)}).to_string()).await;
+    }
+    for (client, inflated) in clients.iter_mut().zip([2, 0, 2, 0]) {
+        for bytes in [100, 5_000, LARGE_BYTES] {
+            client.expect_text(&text(1, bytes)).await;
+        }
+        assert_eq!(client.reader.inflated, inflated);
+        let payload = text(2, 900);
+        match inflated {
+            0 => client.writer.text(&payload).await,
+            _ => deflated(client, wire::TEXT, payload.as_bytes()).await,
+        }
+        // The last client's connect may still be told.
+        let told = events.until(|event| event.kind == "message").await;
+        assert_eq!(payload_of(told), payload);
+    }
 }
 
 #[tokio::test]

@@ -3,14 +3,19 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use pathcast::broker::Receiver;
-use pathcast::hub::command::Command;
+use pathcast::hub::Config;
+use pathcast::hub::command::{Command, Greeting};
+use pathcast::hub::inbound::{Inbound, Who};
 use pathcast::proto::ask::{Answer, Reach};
+use pathcast::proto::close::{Cause, Close};
+use pathcast::proto::frame::Kind;
 use pathcast::proto::grant::Grant;
 use pathcast::proto::msg::Content;
 use pathcast::proto::paths::{Configured, OnGap};
@@ -19,7 +24,7 @@ use support::wait::{DEADLINE, until};
 use support::wire;
 use tokio::sync::oneshot;
 
-fn pod(change: impl FnOnce(&mut pathcast::hub::Config)) -> Pod {
+fn pod(change: impl FnOnce(&mut Config)) -> Pod {
     let mut config = roomy(1);
     change(&mut config);
     Pod::start(config, Arc::new(Deaf))
@@ -164,6 +169,49 @@ fn one_who_closes_still_gets_what_was_broadcast_before() {
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).expect("an end in good order");
         assert_eq!(heard, b"\x81\x09last word\x88\x02\x03\xe8", "round {round}");
+    }
+}
+
+/// Counts what it hears of sessions after they ended.
+#[derive(Default)]
+struct Afterwards {
+    ended: AtomicUsize,
+    messages: AtomicUsize,
+}
+
+impl Inbound for Afterwards {
+    fn opened(&self, _: Who<'_>, _: Option<SocketAddr>, _: &Greeting) {}
+
+    fn message(&self, _: Who<'_>, _: Kind, _: &[u8]) {
+        if self.ended.load(Ordering::Relaxed) > 0 {
+            self.messages.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn closed(&self, _: Who<'_>, _: Option<(&Close, Cause)>) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn nothing_is_heard_of_one_who_was_closed_for_not_taking_his_answers() {
+    for _ in 0..2 {
+        let ears = Arc::<Afterwards>::default();
+        let config = Config { outbox_bytes_max: 1000, ..roomy(1) };
+        let pod = Pod::start(config, ears.clone());
+        let (mut client, _) = pod.join(0);
+        // Every ping asks for an answer; the texts are what may be heard.
+        let texts = wire::frame(true, wire::TEXT, b"x").repeat(5);
+        let frames = [wire::frame(true, wire::PING, &[0; 125]), texts].concat().repeat(100);
+        until("it is closed", || {
+            client.write_all(&frames).expect("it lingers, and is read");
+            ears.ended.load(Ordering::Relaxed) > 0
+        });
+        let mut told = Vec::new();
+        let close = wire::frame(true, wire::CLOSE, &[]);
+        client.write_all(&[frames, close].concat()).expect("it lingers, and is read");
+        client.read_to_end(&mut told).expect("an end in good order");
+        assert_eq!(ears.messages.load(Ordering::Relaxed), 0, "after its end was told");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::json;
-use support::client::{Client, Heard, Request, ask};
+use support::client::{Client, Heard, Request, ask, ask_on, connect_narrow};
 use support::gateway::{DOORS, Gateway};
 use support::wait::eventually;
 use support::wire;
@@ -265,6 +265,52 @@ async fn what_unfinished_messages_hold_together_is_bounded() {
     let whole = "x".repeat(1 << 20);
     open.writer.text(&whole).await;
     assert!(open.message().await == Heard::Text(whole));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_all_sockets_together_is_bounded() {
+    const TOTAL: u64 = 16 << 20;
+    const SLEEPERS: usize = 150;
+    /// Kernels take more than half of it, and what is left of it for each is begun, so it is kept.
+    const PAYLOAD_BYTES: usize = 4_000_000;
+    let gateway =
+        start(&format!("outbox_total_bytes_max = \"{TOTAL}B\"\nslow_after = \"60s\"")).await;
+    let mut sleepers = Vec::new();
+    for _ in 0..SLEEPERS {
+        let socket = connect_narrow(gateway.clients).await;
+        sleepers.push(ask_on(socket, &Request::upgrade("/ws")).await.expect("the path is open"));
+    }
+    let msg = json!({"payload": "x".repeat(PAYLOAD_BYTES)}).to_string();
+    let before = gateway.rss_bytes();
+    let mut most = before;
+    let mut sessions = u64::MAX;
+    while sessions > 0 {
+        gateway.broadcast("/ws", msg.clone()).await;
+        let mut last = (0, 0);
+        eventually("an outbox that stays as it is", async || {
+            let waiting = gateway.counted("pathcast_outbox_bytes").await;
+            most = most.max(gateway.rss_bytes());
+            last = if last.0 == waiting { (waiting, last.1 + 1) } else { (waiting, 0) };
+            (last.1 == 10).then_some(())
+        })
+        .await;
+        sessions = gateway.counted("pathcast_sessions{path=\"/ws\"}").await;
+    }
+    let growth = most - before;
+    println!("{} KiB for {SLEEPERS} who sleep", growth / 1024);
+    assert!(growth < 4 * TOTAL, "{growth} bytes");
+    // They are told why when they wake up, and nobody else is the poorer for it.
+    sleepers.truncate(5);
+    for sleeper in &mut sleepers {
+        assert_eq!(sleeper.closing().await.close_code(), Some(1013));
+    }
+    let mut awake = gateway.open("/ws").await;
+    gateway.broadcast("/ws", msg).await;
+    assert!(awake.message().await == Heard::Text("x".repeat(PAYLOAD_BYTES)));
+    eventually("nothing that waits", async || {
+        (gateway.counted("pathcast_outbox_bytes").await == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

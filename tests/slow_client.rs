@@ -4,7 +4,9 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::client::{Client, Heard, Request, ask_on, connect_narrow};
@@ -126,4 +128,50 @@ async fn check_reads_up_to_1013(mut slow: Client) {
             other => panic!("{other:?} after {number} messages"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_who_takes_no_answers_is_not_read_his_silence_means_nothing() {
+    const BEAT: Duration = Duration::from_millis(200);
+    /// More than both kernels take in each direction.
+    const MESSAGES: usize = 800;
+    let beat_ms = BEAT.as_millis();
+    let gateway = Gateway::start(&format!(
+        "[limits]\nslow_after = \"60s\"\n\
+         [[path]]\npath = \"/ws\"\necho = true\nheartbeat = \"{beat_ms}ms\"\n"
+    ))
+    .await;
+    let Client { mut reader, mut writer, .. } = open_narrow(gateway.clients, "/ws").await;
+    let written = Arc::new(AtomicUsize::new(0));
+    let counted = written.clone();
+    let writing = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            writer.text(&payload(number)).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        writer
+    });
+    // Nobody reads him any more when nothing more is taken of what he writes.
+    let (mut last, mut since) = (0, Instant::now());
+    while since.elapsed() < 5 * BEAT {
+        let now = written.load(Ordering::Relaxed);
+        if now > last {
+            (last, since) = (now, Instant::now());
+        }
+        poll_pause().await;
+    }
+    assert!(last < MESSAGES, "he was read without an end");
+    assert_eq!(gateway.counted("pathcast_sessions{path=\"/ws\"}").await, 1);
+    let mut number = 0;
+    while number < MESSAGES {
+        match reader.next().await {
+            Heard::Text(text) => {
+                assert!(text == payload(number), "message {number} is {:?}", text.get(..20));
+                number += 1;
+            }
+            Heard::Ping(_) => {}
+            other => panic!("{other:?} after {number} messages"),
+        }
+    }
+    writing.await.expect("everything was taken");
 }

@@ -23,15 +23,15 @@ const FILLING_BYTES: usize = 32 * 1024;
 /// More than any kernel takes, in those messages.
 const FILLING_MAX: usize = 2000;
 
-const SMALL_BYTES: usize = 4 * 1024;
+const SMALL_BYTES: usize = 16 * 1024;
 
-/// Many times what the outbox takes, in small messages.
-const SMALL_COUNT: usize = 400;
+/// Two hundred times what the outbox takes, in small messages.
+const SMALL_COUNT: usize = 1600;
 
 /// Each so many broadcasts there is a unicast.
-const UNICAST_EVERY: usize = 25;
+const UNICAST_EVERY: usize = 100;
 
-/// What the gateway may grow by meanwhile.
+/// What the gateway may grow by meanwhile: a third of what passes those who sleep.
 const GROWTH_BYTES_MAX: u64 = 8 << 20;
 
 /// A gateway with a path for each policy.
@@ -194,9 +194,9 @@ const OTHERS: usize = 999;
 const ROUNDS: usize = 50;
 const PAYLOAD_BYTES: usize = 8 * 1024;
 
-/// Opens so many clients on a path that read all the time, and broadcasts to them one at a time; the
-/// median of the times until all had it.
-async fn time_rounds(gateway: &Gateway, path: &str) -> Duration {
+/// Opens so many clients on a path that read all the time, and broadcasts to them one at a time; of the
+/// times until all had it the median, and what nine of ten stay below.
+async fn time_rounds(gateway: &Gateway, path: &str) -> [Duration; 2] {
     let heard = Arc::new(Semaphore::new(0));
     let mut others = JoinSet::new();
     for _ in 0..OTHERS {
@@ -220,7 +220,7 @@ async fn time_rounds(gateway: &Gateway, path: &str) -> Duration {
     }
     others.join_all().await;
     times.sort();
-    times[ROUNDS / 2]
+    [times[ROUNDS / 2], times[ROUNDS * 9 / 10]]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,10 +234,12 @@ async fn nobody_notices_one_who_never_reads_whatever_the_policy() {
         let session = events.session_from(sleeper.local).await;
         fill(&gateway, &path).await;
         let before = gateway.rss_bytes();
-        let median = time_rounds(&gateway, &path).await;
+        let times = time_rounds(&gateway, &path).await;
         let growth = gateway.rss_bytes().saturating_sub(before);
-        println!("{slow}: {median:?} for {OTHERS} others, {calm:?} without; {growth} bytes more");
-        assert!(median < 3 * calm + Duration::from_millis(20), "{slow}: {median:?}, not {calm:?}");
+        println!("{slow}: {times:?} for {OTHERS} others, {calm:?} without; {growth} bytes more");
+        for (time, calm) in times.into_iter().zip(calm) {
+            assert!(time < 3 * calm + Duration::from_millis(20), "{slow}: {time:?}, not {calm:?}");
+        }
         assert!(growth < GROWTH_BYTES_MAX, "{slow}: {growth} bytes");
         if slow == "close" {
             let gone = events.disconnect_of(&session).await;

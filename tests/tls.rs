@@ -40,7 +40,9 @@ impl Files {
         let doors = DOORS.replacen("[api]", &format!("{tls}\n{more}\n[api]"), 1);
         format!(
             "{doors}[hub]\nshards = 1\n[[path]]\npath = \"/ws\"\n\
-             [[path]]\npath = \"/ws/echo\"\necho = true\n"
+             [[path]]\npath = \"/ws/echo\"\necho = true\n\
+             [[path]]\npath = \"/ws/drop-oldest\"\nslow = \"drop-oldest\"\n\
+             [[path]]\npath = \"/ws/latest\"\nslow = \"latest\"\n"
         )
     }
 }
@@ -130,6 +132,51 @@ async fn a_slow_reader_catches_up_and_misses_nothing() {
     }
     door.broadcast("in step again").await;
     client.expect_text("in step again").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_for_a_slow_reader_are_whole_broadcasts() {
+    const ENOUGH: u64 = 50;
+    let door = Door::open_with("").await;
+    let gateway = &door.gateway;
+    for path in ["/ws/drop-oldest", "/ws/latest"] {
+        let mut events = gateway.listen(path).await;
+        let mut client = door.client(path, &TLS13).await;
+        let session = events.session_from(client.local).await;
+        let to = json!({"type": "websocket", "id": session});
+        let series = format!("pathcast_undelivered_total{{path=\"{path}\",reason=\"dropped\"}}");
+        let payload = |number: usize| format!("{number:06}{}", "x".repeat(32 * 1024));
+        let (mut published, mut unicasts) = (0, 0);
+        while gateway.counted(&series).await < ENOUGH {
+            for _ in 0..20 {
+                let msg = json!({"payload": payload(published)}).to_string();
+                gateway.broadcast(path, msg).await;
+                published += 1;
+            }
+            let msg = json!({"payload": format!("u{unicasts}"), "_session": to}).to_string();
+            assert_eq!(gateway.publish(path, msg).await.status, 200);
+            unicasts += 1;
+            assert!(published < 3_000, "{path}: nothing is ever dropped");
+        }
+        let (mut next_unicast, mut next, mut heard) = (0, 0, 0);
+        while next < published {
+            let Heard::Text(text) = client.message().await else { panic!("{path}: it ended") };
+            if let Some(number) = text.strip_prefix('u') {
+                assert_eq!(number.parse(), Ok(next_unicast), "{path}: no unicast is lost");
+                next_unicast += 1;
+            } else {
+                let number: usize = text[..6].parse().expect("digits");
+                assert!(text == payload(number) && number >= next, "{path}: {number} is whole");
+                (next, heard) = (number + 1, heard + 1);
+            }
+        }
+        assert_eq!(heard + gateway.counted(&series).await, published as u64, "{path}");
+        if next_unicast < unicasts {
+            client.expect_text(&format!("u{next_unicast}")).await;
+            next_unicast += 1;
+        }
+        assert_eq!(next_unicast, unicasts, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

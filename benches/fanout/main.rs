@@ -14,9 +14,11 @@ mod bench;
 mod calls;
 mod capacity;
 mod counted;
+mod crowd;
 mod deflate;
 mod growth;
 mod limit;
+mod loader;
 mod machine;
 mod memory;
 mod page;
@@ -26,6 +28,7 @@ mod probe;
 mod process;
 mod redis;
 mod report;
+mod rush;
 mod server;
 mod side;
 mod single;
@@ -85,6 +88,9 @@ struct Options {
     /// Be a gateway that counts its allocations, with these settings.
     #[arg(long, hide = true)]
     counted: Option<PathBuf>,
+    /// Be a crowd instead of measuring, as these orders say.
+    #[arg(long, hide = true)]
+    loader: Option<String>,
     /// Another gateway than the one built here.
     #[arg(long)]
     gateway: Option<PathBuf>,
@@ -119,6 +125,10 @@ enum Row {
     Deflate,
     /// How cost grows: with clients, sizes, paths, pods, shards; and what follows for many.
     Growth,
+    /// What live traffic feels of a storm of connects.
+    Rush,
+    /// 90,000 sessions at five gateways on one Redis.
+    Crowd,
 }
 
 /// Measures a row and reports it.
@@ -137,6 +147,8 @@ const ROWS: &[(Row, Measure)] = &[
     (Row::Calls, calls::calls),
     (Row::Deflate, deflate::deflate),
     (Row::Growth, growth::growth),
+    (Row::Rush, rush::rush),
+    (Row::Crowd, crowd::crowd),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -150,6 +162,9 @@ fn main() -> anyhow::Result<()> {
     }
     if let Some(settings) = &options.counted {
         return counted::serve(settings);
+    }
+    if let Some(orders) = &options.loader {
+        return loader::serve(orders);
     }
     let machine = machine::describe();
     let split = Split::choose(options.gateway_cpus.clone(), options.load_cpus.clone());

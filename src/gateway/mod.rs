@@ -4,6 +4,11 @@
 //! then the socket leaves the runtime for the shard that its session belongs to, and nothing of the
 //! handshake stays behind. Handshakes have bounds of their own (how many at once, how many a
 //! second, how long), so that a storm of them does not reach those who are connected.
+//!
+//! A connection that was accepted has a place, and for a moment a *turn*. Places are many, since
+//! most of those who hold one are waited for. Turns are few: what a handshake has its shard do
+//! stands in one queue with the broadcasts, and a thousand of them at once would be tens of
+//! milliseconds that every message waits.
 
 pub mod handshake;
 pub mod tls;
@@ -12,7 +17,9 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,6 +60,14 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 /// How long the kernel goes on sending to a peer that acknowledges nothing: it finds the dead
 /// where no heartbeat can.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Handshakes at once, for each processor, that are being worked at. Enough to keep it busy; more make
+/// none of them faster (`cargo bench --bench fanout -- --rows rush`).
+const TURNS_EACH: usize = 16;
+
+/// How long a turn lasts at most: a client that is on the spot needs less, and nobody is to wait
+/// longer for one that says nothing, or for a broker.
+const TURN: Duration = Duration::from_millis(10);
 
 /// How long to leave the listener alone after it failed: out of descriptors, usually.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -103,20 +118,23 @@ impl Gateway {
 
     /// Accepts until the pod drains.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, lifecycle: Lifecycle) {
-        let handshakes = Arc::new(Semaphore::new(self.config.handshakes_max));
+        let places = Arc::new(Semaphore::new(self.config.handshakes_max));
+        let processors = available_parallelism().map_or(1, usize::from);
+        let turns = Arc::new(Semaphore::new(TURNS_EACH * processors));
         loop {
             let accept = async {
-                let permit = handshakes.clone().acquire_owned().await;
-                (permit, listener.accept().await)
+                let place = places.clone().acquire_owned().await;
+                let turn = turns.clone().acquire_owned().await;
+                (place, turn, listener.accept().await)
             };
-            let (permit, accepted) = tokio::select! {
+            let (place, turn, accepted) = tokio::select! {
                 accepted = accept => accepted,
                 () = lifecycle.draining().cancelled() => return,
             };
-            let Ok(permit) = permit else { return };
+            let (Ok(place), Ok(turn)) = (place, turn) else { return };
             match accepted {
                 Ok((stream, remote)) => {
-                    let connection = self.clone().connection(stream, remote, permit);
+                    let connection = self.clone().connection(stream, remote, place, turn);
                     let closing = lifecycle.closing().clone();
                     lifecycle.spawn(async move {
                         tokio::select! {
@@ -137,10 +155,17 @@ impl Gateway {
         self: Arc<Self>,
         stream: TcpStream,
         remote: SocketAddr,
-        _permit: OwnedSemaphorePermit,
+        _place: OwnedSemaphorePermit,
+        turn: OwnedSemaphorePermit,
     ) {
         let limit = self.config.handshake_timeout;
-        match tokio::time::timeout(limit, self.handshake(stream)).await {
+        let mut handshake = pin!(self.handshake(stream));
+        let mut outcome = tokio::time::timeout(limit.min(TURN), &mut handshake).await;
+        drop(turn);
+        if outcome.is_err() {
+            outcome = tokio::time::timeout(limit.saturating_sub(TURN), handshake).await;
+        }
+        match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 self.metrics.handshake("broken");

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
@@ -21,6 +22,8 @@ const SLICES_MAX: usize = 16;
 pub struct Outbox {
     /// What is left of the frame on its way.
     begun: Bytes,
+    /// The size of the buffer that it is a part of.
+    begun_pinned_bytes: usize,
     broadcasts: VecDeque<Piece>,
     /// Unicasts and control frames.
     singles: VecDeque<Piece>,
@@ -96,29 +99,32 @@ impl Outbox {
         self.bytes == 0
     }
 
-    /// Queues whole frames, of which the socket took `written` bytes already, and makes room for
-    /// them as `slow` says; how many frames of broadcasts were dropped, these included. A frame
+    /// Queues whole frames, those from the beginning of `written` on, of which the socket took as much as
+    /// that already, and makes room for them as `slow` says; how many frames of broadcasts were dropped, these included. A frame
     /// begun has to be kept whatever the bounds say, so what is partly written is never refused.
     pub fn take(
         &mut self,
         frames: Bytes,
-        written: usize,
+        written: Range<usize>,
         class: Class,
         slow: Slow,
         bounds: Bounds,
     ) -> Result<u64, Full> {
-        debug_assert!(written == 0 || self.is_empty(), "nothing is written past an outbox");
+        debug_assert!(written.is_empty() || self.is_empty(), "nothing is written past an outbox");
         let keeps_newest = slow == Slow::Latest && class == Class::Broadcast;
         let mut dropped = if keeps_newest { self.drop_broadcasts() } else { 0 };
         let was_empty = self.is_empty();
         let pinned_bytes = frames.len();
-        let (begun, rest, older) = parts(frames, written, keeps_newest);
+        // Where all hold as much as they may, a copy for each would be more than one buffer for all.
+        let may_copy = self.bytes + (frames.len() - written.end) <= bounds.share_bytes_max;
+        let (begun, rest, older) = parts(frames, written.end, keeps_newest, may_copy);
         dropped += older;
         let more = begun.len() + rest.len();
         let may_make_room = slow == Slow::DropOldest
             && (class == Class::Broadcast
                 || bounds.hold(self.firm_bytes(), self.firm_first_bytes(), more));
-        if written == 0 && !may_make_room && !bounds.hold(self.bytes, self.first_bytes, more) {
+        if written.is_empty() && !may_make_room && !bounds.hold(self.bytes, self.first_bytes, more)
+        {
             return Err(Full);
         }
         self.push(begun, rest, class, pinned_bytes);
@@ -184,7 +190,8 @@ impl Outbox {
         self.first_bytes = self.first_bytes.saturating_sub(taken);
         loop {
             if taken < self.begun.len() {
-                return self.begun.advance(taken);
+                self.begun.advance(taken);
+                return self.unpin_begun();
             }
             taken -= self.begun.len();
             // Even without bytes it would hold on to its buffer.
@@ -205,6 +212,7 @@ impl Outbox {
         let written = (*taken).min(piece.frames.len());
         let end = frame::span(&piece.frames, written).end;
         self.begun = piece.frames.split_to(end).split_off(written);
+        self.begun_pinned_bytes = piece.pinned_bytes;
         if piece.frames.is_empty() {
             queue.pop_front();
         }
@@ -212,6 +220,15 @@ impl Outbox {
             self.broadcast_bytes -= end;
         }
         *taken -= written;
+    }
+
+    /// Lets go of a buffer of which little is left, if that frees it. Else a client that takes all but
+    /// the last bytes of what is sent to it would hold far more than is counted.
+    fn unpin_begun(&mut self) {
+        if self.begun.len() < self.begun_pinned_bytes / 2 && self.begun.is_unique() {
+            self.begun = Bytes::copy_from_slice(&self.begun);
+            self.begun_pinned_bytes = self.begun.len();
+        }
     }
 
     /// Whether a broadcast is next, behind the frame that is on its way.
@@ -246,7 +263,7 @@ impl Outbox {
     fn push(&mut self, begun: Bytes, frames: Bytes, class: Class, pinned_bytes: usize) {
         self.bytes += begun.len() + frames.len();
         if !begun.is_empty() {
-            self.begun = begun;
+            (self.begun, self.begun_pinned_bytes) = (begun, pinned_bytes);
         }
         if frames.is_empty() {
             return;
@@ -291,23 +308,23 @@ impl Outbox {
 
 /// What is left of a frame that was partly written, and the frames after it: all, or only the last
 /// one, and how many that leaves out.
-fn parts(frames: Bytes, written: usize, keeps_newest: bool) -> (Bytes, Bytes, u64) {
+fn parts(frames: Bytes, written: usize, keeps_newest: bool, may_copy: bool) -> (Bytes, Bytes, u64) {
     let pinned_bytes = frames.len();
+    // A small part of a buffer would pin all of it.
+    let unpinned = |part: Bytes| match may_copy && part.len() < pinned_bytes / 2 {
+        true => Bytes::copy_from_slice(&part),
+        false => part,
+    };
     let end = frame::span(&frames, written).end;
     if !keeps_newest {
-        let mut rest = unpinned(frames.slice(written..), pinned_bytes);
+        let mut rest = unpinned(frames.slice(written..));
         let begun = rest.split_to(end - written);
         return (begun, rest, 0);
     }
     let rest = frames.slice(end..);
     let (start, older) = frame::last(&rest);
-    let begun = unpinned(frames.slice(written..end), pinned_bytes);
-    (begun, unpinned(rest.slice(start..), pinned_bytes), older)
-}
-
-/// The same bytes, copied out if they are a small part of a buffer that they would pin.
-pub fn unpinned(part: Bytes, pinned_bytes: usize) -> Bytes {
-    if part.len() < pinned_bytes / 2 { Bytes::copy_from_slice(&part) } else { part }
+    let begun = unpinned(frames.slice(written..end));
+    (begun, unpinned(rest.slice(start..)), older)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
+use crate::hub::session::Session;
 use crate::hub::sessions::{Sent, Sessions};
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
@@ -43,7 +44,7 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
         true => Some(sessions.inflater.take().unwrap_or_default()),
         false => None,
     };
-    let inflated_bytes = inflater.as_ref().map_or(0, |inflater| inflater.inflated_bytes());
+    let work_bytes = inflater.as_ref().map_or(0, |inflater| inflater.work_bytes());
     let mut answers = Vec::new();
     loop {
         let (consumed, action) = protocol.feed(bytes, message_bytes_max, inflater.as_deref_mut());
@@ -77,14 +78,12 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
             answer(sessions, slot, &mut answers);
         }
         bytes = &mut bytes[consumed..];
-        if !sessions.at(slot).is_some_and(|session| session.is_open()) {
-            // Ended meanwhile: only the client's close frame still counts.
-            protocol.begin_close();
-        }
+        heed_end(sessions, slot, &mut protocol);
     }
     answer(sessions, slot, &mut answers);
+    heed_end(sessions, slot, &mut protocol);
     if let Some(inflater) = inflater {
-        sessions.inflated_bytes += inflater.inflated_bytes() - inflated_bytes;
+        sessions.inflation += inflater.work_bytes() - work_bytes;
         sessions.inflater = Some(inflater);
     }
     let held = protocol.held_bytes();
@@ -94,6 +93,13 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
     if !sessions.hold(held) {
         let close = Close::new(1013, "too many large messages at once");
         sessions.close(slot, close, Cause::Server);
+    }
+}
+
+/// Of a session that ended meanwhile only the client's close frame still counts.
+fn heed_end(sessions: &Sessions, slot: usize, protocol: &mut Protocol) {
+    if !sessions.at(slot).is_some_and(Session::is_open) {
+        protocol.begin_close();
     }
 }
 

@@ -13,8 +13,6 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::hub::outbox;
-
 /// A joined buffer is at most this, or one frame: past it a write costs by the byte, not the call.
 pub const JOIN_BYTES_MAX: usize = 128 * 1024;
 
@@ -133,7 +131,10 @@ impl Round {
         let before = self.edges.partition_point(|edge| edge.position < leg.end);
         let wire = self.edges[before].wire - self.edges[0].wire;
         self.edges.drain(..before);
-        self.frames = outbox::unpinned(self.frames.slice(wire as usize..), self.frames.len());
+        let rest = self.frames.slice(wire as usize..);
+        // What the slow are left with of it should not pin what nobody needs.
+        let is_small = rest.len() < self.frames.len() / 2;
+        self.frames = if is_small { Bytes::copy_from_slice(&rest) } else { rest };
         Some(leg.since)
     }
 

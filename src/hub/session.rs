@@ -38,6 +38,8 @@ pub struct Session {
     pub deflates: bool,
     pub slow_armed: bool,
     pub read_held: bool,
+    /// It is among those whose turn others used up.
+    pub is_held: bool,
     /// The peer has sent its last byte, and no event will say so again.
     pub read_to_end: bool,
     pub subprotocol: Option<u8>,
@@ -97,6 +99,7 @@ impl Session {
             deflates,
             slow_armed: false,
             read_held: false,
+            is_held: false,
             read_to_end: false,
             subprotocol: None,
             generation,

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -19,7 +20,6 @@ use crate::clock::unix_ms;
 use crate::hub::Config;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
-use crate::hub::outbox;
 use crate::hub::outbox::{Bounds, Class, Full, Outbox};
 use crate::hub::press;
 use crate::hub::press::Press;
@@ -40,9 +40,9 @@ use crate::proto::session_id::{PodId, SessionId};
 /// Read at once of a client whose messages are deflated: a thousand times as much may come of it.
 const DEFLATED_READ_BYTES: usize = 4096;
 
-/// So much is inflated in one turn, and then of one client more: about a millisecond. The other clients
-/// with deflated messages wait for the next turn.
-const INFLATED_BYTES_MAX: u64 = 1 << 20;
+/// So much is inflated in one turn, by what it costs, and then of one client more: about a millisecond.
+/// The other clients with deflated messages wait for the next turn.
+const INFLATION_MAX: u64 = 1 << 20;
 
 /// Timers of one turn.
 const TIMERS_MAX: usize = 256;
@@ -63,13 +63,15 @@ pub struct Sessions {
     pub press: Press,
     /// For all sessions of the shard; made when it is first needed.
     pub inflater: Option<Box<Inflater>>,
-    /// What it made since this was last set to 0.
-    pub inflated_bytes: u64,
+    /// What it cost since this was last set to 0, in bytes made.
+    pub inflation: u64,
     slab: Slab<Session>,
     index: BTreeMap<[u8; 16], usize>,
     timers: BinaryHeap<Reverse<(u64, usize, u32, Timer)>>,
     /// Sessions that may have unread bytes though no event will say so.
     pub ready: Vec<usize>,
+    /// Those whose turn others used up, each once: the next turn begins with them.
+    held: Vec<usize>,
     /// Clients that closed and were not answered yet: their rooms may have something for them.
     pub parting: Vec<usize>,
     /// Sessions that ended since the rooms were last told.
@@ -124,11 +126,12 @@ impl Sessions {
             metrics,
             inbound,
             inflater: None,
-            inflated_bytes: 0,
+            inflation: 0,
             slab: Slab::new(),
             index: BTreeMap::new(),
             timers: BinaryHeap::new(),
             ready: Vec::new(),
+            held: Vec::new(),
             parting: Vec::new(),
             left: Vec::new(),
             done: Vec::new(),
@@ -145,7 +148,7 @@ impl Sessions {
     /// Sets the shard's clock.
     pub fn tick(&mut self) {
         self.now_ms = millis(self.started.elapsed());
-        self.inflated_bytes = 0;
+        self.inflation = 0;
     }
 
     /// The slot of a session that has not ended.
@@ -296,13 +299,13 @@ impl Sessions {
     #[inline]
     fn put(&mut self, slot: usize, frames: &Bytes, offset: usize, class: Class) -> Sent {
         let session = &mut self.slab[slot];
-        let mut written = 0;
+        let mut written = offset..offset;
         if session.outbox.is_none()
             && let Some(socket) = &mut session.socket
         {
             match socket.write(&frames[offset..]) {
                 Ok(n) if n == frames.len() - offset => return Sent::Written,
-                Ok(n) => written = n,
+                Ok(n) => written.end += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
                     self.lost(slot);
@@ -310,13 +313,12 @@ impl Sessions {
                 }
             }
         }
-        let rest = outbox::unpinned(frames.slice(offset..), frames.len());
-        self.queue(slot, rest, written, class)
+        self.queue(slot, frames.clone(), written, class)
     }
 
     /// Out of the way of those whose sockets take everything.
     #[cold]
-    fn queue(&mut self, slot: usize, frames: Bytes, written: usize, class: Class) -> Sent {
+    fn queue(&mut self, slot: usize, frames: Bytes, written: Range<usize>, class: Class) -> Sent {
         let share = self.config.outbox_total_bytes_max / self.config.shards;
         let shard_bytes_max = share.max(self.config.frame_bytes_max);
         let session = &mut self.slab[slot];
@@ -413,8 +415,10 @@ impl Sessions {
         }
         let mut buffer = buffer;
         if session.deflates {
-            if self.inflated_bytes >= INFLATED_BYTES_MAX {
-                self.ready.push(slot);
+            if self.inflation >= INFLATION_MAX {
+                if !std::mem::replace(&mut session.is_held, true) {
+                    self.held.push(slot);
+                }
                 return None;
             }
             let most = buffer.len().min(DEFLATED_READ_BYTES);
@@ -434,6 +438,23 @@ impl Sessions {
             Err(_) => self.lost(slot),
         }
         None
+    }
+
+    /// Those that are to be read in this turn whatever the events say, in their order.
+    pub fn take_ready(&mut self) -> Vec<usize> {
+        let mut ready = std::mem::take(&mut self.held);
+        for &slot in &ready {
+            if let Some(session) = self.slab.get_mut(slot) {
+                session.is_held = false;
+            }
+        }
+        ready.append(&mut self.ready);
+        ready
+    }
+
+    /// Whether a turn has something to read whatever the events say.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty() || !self.held.is_empty()
     }
 
     /// The peer has sent its last byte.

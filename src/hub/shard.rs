@@ -33,8 +33,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long one turn takes commands, so that a flood of them does not starve the sockets.
 const COMMANDS: Duration = Duration::from_millis(1);
 
-/// How often it looks at the clock meanwhile, in commands.
-const CLOCK_COMMANDS: usize = 32;
+/// How often it looks at the clock meanwhile, in commands: one may be a message to deflate.
+const CLOCK_COMMANDS: usize = 8;
 
 /// Events taken from the kernel in one turn: each may be a read of a full buffer.
 const EVENTS_MAX: usize = 256;
@@ -113,8 +113,8 @@ impl Shard {
                 }
             }
             // What was held back gets as much as what has just come.
-            self.sessions.inflated_bytes = 0;
-            for slot in std::mem::take(&mut self.sessions.ready) {
+            self.sessions.inflation = 0;
+            for slot in self.sessions.take_ready() {
                 reading::turn(&mut self.sessions, slot, &mut buffer);
             }
             for slot in std::mem::take(&mut self.sessions.parting) {
@@ -143,8 +143,7 @@ impl Shard {
 
     /// Sleeps until there is something to do; a command that came at the last moment.
     fn wait(&mut self, events: &mut Events) -> io::Result<Option<Command>> {
-        let is_busy =
-            self.rooms.is_busy() || !self.sessions.ready.is_empty() || !self.sweeps.is_empty();
+        let is_busy = self.rooms.is_busy() || self.sessions.has_ready() || !self.sweeps.is_empty();
         let command = if is_busy { None } else { self.post.before_sleep() };
         let timeout = if is_busy || command.is_some() {
             Duration::ZERO

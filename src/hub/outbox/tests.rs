@@ -25,7 +25,7 @@ fn bounds(bytes_max: usize) -> Bounds {
 
 /// As every path has it that says nothing else.
 fn queue(outbox: &mut Outbox, frames: Bytes, written: usize) {
-    assert_eq!(outbox.take(frames, written, Class::Broadcast, Slow::Close, ROOMY), Ok(0));
+    assert_eq!(outbox.take(frames, 0..written, Class::Broadcast, Slow::Close, ROOMY), Ok(0));
 }
 
 /// The next bytes, as a socket takes them.
@@ -54,7 +54,7 @@ fn drain(outbox: &mut Outbox) -> Vec<String> {
 fn the_message_that_found_it_empty_does_not_count() {
     let mut outbox = Outbox::new(0);
     let take = |outbox: &mut Outbox, payload: usize| {
-        outbox.take(frames(&[payload]), 0, Class::Broadcast, Slow::Close, bounds(10))
+        outbox.take(frames(&[payload]), 0..0, Class::Broadcast, Slow::Close, bounds(10))
     };
     assert_eq!(take(&mut outbox, 1000), Ok(0));
     assert_eq!(take(&mut outbox, 9), Err(Full));
@@ -99,13 +99,43 @@ fn a_small_rest_does_not_pin_a_large_buffer() {
     assert_eq!(outbox.bytes(), 95);
 
     let mut outbox = Outbox::new(0);
-    assert_eq!(outbox.take(shared.clone(), 7, Class::Broadcast, Slow::Latest, ROOMY), Ok(98));
+    assert_eq!(outbox.take(shared.clone(), 0..7, Class::Broadcast, Slow::Latest, ROOMY), Ok(98));
     assert!(shared.is_unique(), "the newest was copied out, and the one begun");
 
     let mut outbox = Outbox::new(0);
     let few = bounds(102 * 40);
-    assert_eq!(outbox.take(shared.clone(), 0, Class::Broadcast, Slow::DropOldest, few), Ok(59));
+    assert_eq!(outbox.take(shared.clone(), 0..0, Class::Broadcast, Slow::DropOldest, few), Ok(59));
     assert!(shared.is_unique(), "what was not dropped was copied out");
+}
+
+#[test]
+fn what_drains_to_a_small_rest_lets_go_of_its_buffer() {
+    let mut outbox = Outbox::new(0);
+    let whole = frames(&[10_000]);
+    let lies = whole.as_ptr_range();
+    outbox.take(whole, 0..0, Class::Single, Slow::Close, ROOMY).expect("there is room");
+    outbox.took(4_000, 0);
+    assert!(lies.contains(&outbox.begun.as_ptr()), "more than half is left");
+    outbox.took(2_000, 0);
+    assert!(!lies.contains(&outbox.begun.as_ptr()), "the rest was copied out");
+    assert_eq!(write(&mut outbox, usize::MAX, 0), [b'x'; 4_004]);
+
+    let shared = frames(&[10_000]);
+    queue(&mut outbox, shared.clone(), 4_000);
+    outbox.took(6_000, 0);
+    assert!(shared.as_ptr_range().contains(&outbox.begun.as_ptr()), "others need it anyway");
+}
+
+#[test]
+fn where_too_much_waits_nothing_more_is_copied() {
+    let none = Bounds { bytes_max: usize::MAX, share_bytes_max: 50 };
+    let shared = frames(&[100; 100]);
+    for slow in [Slow::Close, Slow::Latest, Slow::DropOldest] {
+        let mut outbox = Outbox::new(0);
+        let taken = outbox.take(shared.clone(), 0..102 * 99 + 7, Class::Broadcast, slow, none);
+        assert_eq!(taken, Ok(0));
+        assert!(shared.as_ptr_range().contains(&outbox.begun.as_ptr()), "{slow:?}");
+    }
 }
 
 #[test]
@@ -126,7 +156,7 @@ fn pieces_drain_in_order_across_edges() {
 fn the_oldest_broadcasts_make_room_frame_by_frame_and_nothing_else_does() {
     let mut outbox = Outbox::new(0);
     let mut take = |class, some: &[&str], written| {
-        outbox.take(texts(some), written, class, Slow::DropOldest, bounds(12))
+        outbox.take(texts(some), 0..written, class, Slow::DropOldest, bounds(12))
     };
     // The first is begun, so it does not count; four bytes each for the others.
     assert_eq!(take(Class::Broadcast, &["b0", "b1"], 1), Ok(0));
@@ -146,7 +176,7 @@ fn the_oldest_broadcasts_make_room_frame_by_frame_and_nothing_else_does() {
 fn of_broadcasts_that_wait_only_the_newest_stays_behind_what_came_before_it() {
     let mut outbox = Outbox::new(0);
     let mut take = |class, some: &[&str], written| {
-        outbox.take(texts(some), written, class, Slow::Latest, bounds(12))
+        outbox.take(texts(some), 0..written, class, Slow::Latest, bounds(12))
     };
     assert_eq!(take(Class::Broadcast, &["b0", "b1", "b2"], 1), Ok(1), "b1");
     assert_eq!(take(Class::Single, &["s0"], 0), Ok(0));
@@ -164,7 +194,7 @@ fn a_broadcast_that_waits_alone_gives_way_to_the_next_one() {
     for slow in [Slow::DropOldest, Slow::Latest] {
         let mut outbox = Outbox::new(0);
         let mut take =
-            |text: &str| outbox.take(texts(&[text]), 0, Class::Broadcast, slow, bounds(1));
+            |text: &str| outbox.take(texts(&[text]), 0..0, Class::Broadcast, slow, bounds(1));
         assert_eq!(take("larger than the bound"), Ok(0));
         assert_eq!(take("another one"), Ok(1));
         assert_eq!(drain(&mut outbox), ["another one"], "{slow:?}");
@@ -179,9 +209,9 @@ fn what_others_hold_counts_as_well() {
     {
         let mut outbox = Outbox::new(0);
         let both = texts(&["b0", "b1"]);
-        assert_eq!(outbox.take(both, 0, Class::Broadcast, slow, none), expected, "{slow:?}");
+        assert_eq!(outbox.take(both, 0..0, Class::Broadcast, slow, none), expected, "{slow:?}");
         assert!(outbox.is_empty());
-        let begun = outbox.take(texts(&["b0", "b1"]), 2, Class::Broadcast, slow, none);
+        let begun = outbox.take(texts(&["b0", "b1"]), 0..2, Class::Broadcast, slow, none);
         assert!(begun.is_ok(), "half a frame is kept");
         assert!(outbox.bytes() >= 2);
     }
@@ -302,8 +332,11 @@ proptest! {
                         }
                         _ => model.take(&frames[0], class, slow, bounds),
                     };
-                    let joined = Bytes::from(frames.concat());
-                    let taken = outbox.take(joined, 0, class, slow, bounds);
+                    // Others may have more to come of the same buffer.
+                    let before = encode(Kind::Text, &vec![0; sizes.len()]);
+                    let begin = before.len();
+                    let joined = Bytes::from([before, frames.concat().into()].concat());
+                    let taken = outbox.take(joined, begin..begin, class, slow, bounds);
                     prop_assert_eq!(taken, wanted);
                     if taken.is_err() && class == Class::Broadcast {
                         // Its session ends of this.
