@@ -17,8 +17,8 @@ pub struct Bench {
     pub split: Split,
     pub program: PathBuf,
     pub report: Report,
-    /// Of the rows that have one.
-    pub plot: Option<String>,
+    /// Of the rows that have one: names in `docs/`, and what they hold.
+    pub plots: Vec<(&'static str, String)>,
 }
 
 impl Bench {
@@ -118,6 +118,8 @@ pub fn check_faults(crowd: &Crowd) -> anyhow::Result<()> {
     let tally = &crowd.tally;
     let (fewest, most) = crowd.messages();
     ensure!(tally.lost + tally.again + tally.late == 0, "deliveries went wrong: {tally:?}");
-    ensure!(fewest == most, "somebody has {fewest} messages, somebody {most}");
+    // Paths take turns, so a run may have ended with some a message ahead of others.
+    let ahead = u64::from(crowd.paths > 1);
+    ensure!(most - fewest <= ahead, "somebody has {fewest} messages, somebody {most}");
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::side::{Load, Measured, Side};
 use crate::single::PACE;
 
 /// How long each side of a pair is measured.
-const SPAN: Duration = Duration::from_secs(2);
+pub const SPAN: Duration = Duration::from_secs(2);
 
 /// Before it: the sides wake each other's caches up.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -53,8 +53,8 @@ struct Row {
 /// All pairs of a row.
 #[derive(Debug, Default)]
 pub struct Pairs {
-    own: Vec<Measured>,
-    other: Vec<Measured>,
+    pub own: Vec<Measured>,
+    pub other: Vec<Measured>,
     /// Of the paced ones, all pairs together.
     latencies: [Latency; 2],
 }
@@ -92,7 +92,7 @@ pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
         }
     }
     curve.sort_by_key(|&(window, ..)| window);
-    bench.plot = Some(plot::svg(&curve));
+    bench.plots.push(("performance.svg", plot::svg(&curve)));
     Ok(())
 }
 
@@ -226,7 +226,7 @@ fn count(bench: &Bench) -> usize {
 
 impl Pairs {
     /// The gateway's side comes first in each pair; after each pair `between` has its turn.
-    fn run(
+    pub fn run(
         bench: &Bench,
         pace: Option<Duration>,
         sides: &mut [Side; 2],

@@ -1,9 +1,9 @@
 //! A server under load: a child process, ended with its owner.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -52,6 +52,7 @@ pub struct Setup {
 
 pub struct Server {
     child: Child,
+    said: Lines<BufReader<ChildStdout>>,
     pub clients: SocketAddr,
     pub api: SocketAddr,
     pub process: Process,
@@ -62,23 +63,30 @@ pub struct Server {
     folder: Option<TempDir>,
 }
 
+impl Setup {
+    /// As a file of settings, in a folder that goes with its value.
+    fn write(&self) -> anyhow::Result<(TempDir, PathBuf)> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("bench.toml");
+        std::fs::write(&file, settings(self))?;
+        Ok((folder, file))
+    }
+}
+
 impl Server {
     /// Starts a gateway on free ports; when this returns, its doors are open.
     pub fn gateway(program: &Path, setup: &Setup) -> anyhow::Result<Server> {
-        let folder = tempfile::tempdir()?;
-        let file = folder.path().join("bench.toml");
-        let mut settings = settings(setup);
-        let trust = match setup.door {
-            Door::Plain => None,
-            Door::Tls => {
-                let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-                let trust = certificate::write(&cert, &key)?;
-                let (cert, key) = (cert.display(), key.display());
-                settings.push_str(&format!("[clients.tls]\ncert = \"{cert}\"\nkey = \"{key}\"\n"));
-                Some(trust)
-            }
-        };
-        std::fs::write(&file, settings)?;
+        let (folder, file) = setup.write()?;
+        let mut trust = None;
+        if let Door::Tls = setup.door {
+            let path = folder.path();
+            let (cert, key) = (path.join("tls.crt"), path.join("tls.key"));
+            trust = Some(certificate::write(&cert, &key)?);
+            let (cert, key) = (cert.display(), key.display());
+            let section = format!("[clients.tls]\ncert = \"{cert}\"\nkey = \"{key}\"\n");
+            let mut settings = std::fs::OpenOptions::new().append(true).open(&file)?;
+            settings.write_all(section.as_bytes())?;
+        }
         let mut command = pinned(program, setup.cpus.as_deref());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PATHCAST") {
@@ -88,6 +96,16 @@ impl Server {
         command.arg("--config").arg(&file);
         let mut server = Server::start(command, setup.shards)?;
         server.trust = trust;
+        server.folder = Some(folder);
+        Ok(server)
+    }
+
+    /// Starts a gateway within this very program, which counts its allocations.
+    pub fn counted(setup: &Setup) -> anyhow::Result<Server> {
+        let (folder, file) = setup.write()?;
+        let mut command = pinned(&std::env::current_exe()?, setup.cpus.as_deref());
+        command.args(["--bench", "--counted"]).arg(&file).stdin(Stdio::piped());
+        let mut server = Server::start(command, setup.shards)?;
         server.folder = Some(folder);
         Ok(server)
     }
@@ -102,12 +120,13 @@ impl Server {
 
     fn start(mut command: Command, shards: usize) -> anyhow::Result<Server> {
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let said = BufReader::new(child.stdout.take().context("no output")?).lines();
         // taskset becomes the program it starts, so this is the server's own number.
         let process = Process(child.id());
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Server {
             child,
+            said,
             clients: nowhere,
             api: nowhere,
             process,
@@ -116,7 +135,7 @@ impl Server {
             folder: None,
         };
         while server.clients.port() == 0 || server.api.port() == 0 {
-            let Some(line) = lines.next() else {
+            let Some(line) = server.said.next() else {
                 server.child.wait()?;
                 anyhow::bail!("the server did not start");
             };
@@ -142,6 +161,13 @@ impl Server {
         answer.check(200)?;
         let value = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("no metric {name}"))?.trim().parse()?)
+    }
+
+    /// How often a counted gateway has allocated.
+    pub fn allocations(&mut self) -> anyhow::Result<u64> {
+        let input = self.child.stdin.as_mut().context("it does not count")?;
+        input.write_all(b"\n")?;
+        Ok(self.said.next().context("it has ended")??.parse()?)
     }
 
     /// The ids of the sessions on `path`.

@@ -10,6 +10,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustix::net::SendFlags;
 
 use crate::hub::records::{HELD_BYTES_MAX, RECORD_BYTES_MAX, Records, Stage};
 
@@ -101,7 +102,10 @@ impl Socket {
     /// Bytes taken, at least one; `WouldBlock` when none can be.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Plain(stream) => uninterrupted(|| stream.write(bytes)),
+            // Not by the C library: its `send` can be cancelled, and says so by two atomics each time.
+            Socket::Plain(stream) => {
+                uninterrupted(|| Ok(rustix::net::send(&*stream, bytes, SendFlags::NOSIGNAL)?))
+            }
             Socket::Tls(tls) => tls.write(&[IoSlice::new(bytes)]),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::cli::load::client::{Client, Tally};
+use crate::cli::load::client::{Client, Tally, Wish};
 use crate::cli::load::descriptors;
 use crate::cli::load::frames;
 use crate::cli::load::line::Trust;
@@ -33,6 +33,10 @@ pub struct Crowd {
     /// Whom TLS is spoken with; `None`: none is.
     trust: Option<Trust>,
     pub tally: Tally,
+    /// Whether the clients that come from now on take deflated messages.
+    pub deflated: bool,
+    /// How many paths they are spread over, in turn; a run's messages go to these in turn.
+    pub paths: usize,
 }
 
 impl Crowd {
@@ -45,6 +49,8 @@ impl Crowd {
             clients: Vec::new(),
             trust,
             tally: Tally::default(),
+            deflated: false,
+            paths: 1,
         })
     }
 
@@ -81,7 +87,9 @@ impl Crowd {
 
     fn begin(&mut self, server: SocketAddr, path: &str) -> anyhow::Result<()> {
         let number = self.clients.len();
-        let mut client = Client::ask(source::next(), server, path, self.trust.as_ref())?;
+        let (path_number, paths) = (number % self.paths, self.paths as u64);
+        let wish = Wish { deflated: self.deflated, path: path_number as u64, paths };
+        let mut client = Client::ask(source::next(), server, path, self.trust.as_ref(), wish)?;
         self.poll.registry().register(client.stream(), Token(number), Interest::READABLE)?;
         self.clients.push(client);
         Ok(())

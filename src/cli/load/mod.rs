@@ -9,6 +9,7 @@ pub mod clock;
 pub mod crowd;
 pub mod descriptors;
 pub mod frames;
+pub mod inflate;
 pub mod latency;
 pub mod line;
 pub mod publisher;
