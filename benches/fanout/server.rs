@@ -56,7 +56,6 @@ pub struct Server {
     pub clients: SocketAddr,
     pub api: SocketAddr,
     pub process: Process,
-    pub shards: usize,
     /// If clients speak TLS.
     trust: Option<Trust>,
     /// Of the settings, if it has any.
@@ -94,7 +93,7 @@ impl Server {
             }
         }
         command.arg("--config").arg(&file);
-        let mut server = Server::start(command, setup.shards)?;
+        let mut server = Server::start(command)?;
         server.trust = trust;
         server.folder = Some(folder);
         Ok(server)
@@ -105,7 +104,7 @@ impl Server {
         let (folder, file) = setup.write()?;
         let mut command = pinned(&std::env::current_exe()?, setup.cpus.as_deref());
         command.args(["--bench", "--counted"]).arg(&file).stdin(Stdio::piped());
-        let mut server = Server::start(command, setup.shards)?;
+        let mut server = Server::start(command)?;
         server.folder = Some(folder);
         Ok(server)
     }
@@ -115,10 +114,10 @@ impl Server {
         let mut command = pinned(&std::env::current_exe()?, cpus);
         let name = limit.to_possible_value().context("every limit has a name")?;
         command.args(["--bench", "--limit", name.get_name()]);
-        Server::start(command, 1)
+        Server::start(command)
     }
 
-    fn start(mut command: Command, shards: usize) -> anyhow::Result<Server> {
+    fn start(mut command: Command) -> anyhow::Result<Server> {
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let said = BufReader::new(child.stdout.take().context("no output")?).lines();
         // taskset becomes the program it starts, so this is the server's own number.
@@ -130,7 +129,6 @@ impl Server {
             clients: nowhere,
             api: nowhere,
             process,
-            shards,
             trust: None,
             folder: None,
         };
