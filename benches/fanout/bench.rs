@@ -30,6 +30,7 @@ impl Bench {
             door: Door::Plain,
             heartbeat_s: 30,
             redis: None,
+            join_pause: "off",
             crowd: "",
         }
     }

@@ -27,6 +27,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// How much dearer than its limit the gateway may be.
 const LIMITS: &[Row] = &[
     Row::saturated(16, 1_000, 100, 1.1),
+    Row { join_pause: "500us", ..Row::saturated(16, 1_000, 100, 0.95) },
     Row::saturated(1, 1_000, 100, 1.2),
     Row::saturated(4, 1_000, 100, 1.2),
     Row::saturated(64, 1_000, 100, 1.2),
@@ -47,6 +48,8 @@ struct Row {
     clients: usize,
     /// Of a message.
     bytes: usize,
+    /// Of the gateway.
+    join_pause: &'static str,
     bar: f64,
 }
 
@@ -73,7 +76,8 @@ pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
     for row in LIMITS {
         let load = Load { window: row.window, bytes: row.bytes, poll: bench.poll() };
         let clients = bench.scaled(row.clients);
-        let gateway = bench.gateway(&Setup { shards: 1, ..bench.setup() })?;
+        let setup = Setup { shards: 1, join_pause: row.join_pause, ..bench.setup() };
+        let gateway = bench.gateway(&setup)?;
         let limit = Server::limit(row.limit, bench.split.gateway.as_deref())?;
         let own = Side::http(vec![gateway], clients, load)?;
         let other = Side::http(vec![limit], clients, load)?;
@@ -186,12 +190,13 @@ fn tell(bench: &mut Bench, what: &str, whom: &str, pairs: &Pairs) {
 impl Row {
     /// A closed loop, against all that waits joined into one write.
     const fn saturated(window: usize, clients: usize, bytes: usize, bar: f64) -> Row {
-        Row { limit: Limit::Join, pace: None, window, clients, bytes, bar }
+        Row { limit: Limit::Join, pace: None, window, clients, bytes, join_pause: "off", bar }
     }
 
     /// Of the window alone.
     fn is_on_curve(&self) -> bool {
-        self.limit == Limit::Join && self.clients == 1_000 && self.bytes == 100
+        let Row { limit, clients, bytes, join_pause, .. } = *self;
+        limit == Limit::Join && clients == 1_000 && bytes == 100 && join_pause == "off"
     }
 
     fn name(&self) -> String {
@@ -200,6 +205,10 @@ impl Row {
         match (self.limit, self.pace) {
             (_, Some(_)) => format!("paced, {clients} clients"),
             (Limit::Write, None) => format!("one at a time, {clients} clients"),
+            (Limit::Join, None) if self.join_pause != "off" => {
+                let pause = self.join_pause;
+                format!("W = {window}, {clients} clients, {bytes} B, join_pause {pause}")
+            }
             (Limit::Join, None) => format!("W = {window}, {clients} clients, {bytes} B"),
         }
     }

@@ -46,6 +46,8 @@ pub struct Setup {
     pub heartbeat_s: u64,
     /// Where its Redis is, if it has one.
     pub redis: Option<String>,
+    /// Of the shards, as it is written.
+    pub join_pause: &'static str,
     /// Further settings of the crowd's path.
     pub crowd: &'static str,
 }
@@ -213,7 +215,7 @@ pub fn pinned(program: &Path, cpus: Option<&str>) -> Command {
 }
 
 fn settings(setup: &Setup) -> String {
-    let Setup { shards, heartbeat_s, redis, crowd, .. } = setup;
+    let Setup { shards, heartbeat_s, redis, join_pause, crowd, .. } = setup;
     let broker = redis.as_ref().map(|url| format!("[broker]\nurl = \"{url}\"\n"));
     let broker = broker.unwrap_or_default();
     format!(
@@ -224,6 +226,7 @@ listen = "127.0.0.1:0"
 listen = "127.0.0.1:0"
 [hub]
 shards = {shards}
+join_pause = "{join_pause}"
 [log]
 level = "warn"
 {broker}
