@@ -10,6 +10,7 @@ pub mod hearsay;
 pub mod listening;
 pub mod listing;
 pub mod local;
+pub mod orphans;
 pub mod streams;
 pub mod taps;
 
@@ -270,8 +271,11 @@ impl Relay {
                 departure = departures.recv() => departure,
                 () = closing.cancelled() => return,
             };
-            let Some(Departure { path, configured, shard }) = departure else { return };
-            self.presence.depart(&path, &configured, shard);
+            let Some(Departure { id, path, configured, was_open }) = departure else { return };
+            self.presence.depart(&path, &configured, usize::from(id.shard));
+            if !was_open && configured.has_backend() {
+                self.broker.delist(&id);
+            }
             self.broker.unsubscribe(&path);
             self.note_balance();
         }
