@@ -39,6 +39,7 @@ use crate::proto::spelling::bounded;
 use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
 use crate::relay::hearsay::Hearsay;
+use crate::relay::listening::Vacant;
 use crate::relay::taps::Taps;
 
 /// How long a publisher waits for a crowded pod before it is refused.
@@ -124,12 +125,26 @@ pub struct Relay {
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
+    vacant: Vacant,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
         let Parts { broker, hub, presence, events, hearsay, taps, metrics, paths, leaving } = parts;
-        Relay { config, broker, hub, presence, events, hearsay, taps, metrics, paths, leaving }
+        let vacant = Vacant::default();
+        Relay {
+            config,
+            broker,
+            hub,
+            presence,
+            events,
+            hearsay,
+            taps,
+            metrics,
+            paths,
+            leaving,
+            vacant,
+        }
     }
 
     /// The configured paths, as of now.
