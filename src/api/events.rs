@@ -33,6 +33,9 @@ use crate::relay::listening::Listening;
 
 const PREFIX: &str = "/v1/events";
 
+/// The last event that a listener had, who comes back.
+const LAST_EVENT_ID: &str = "last-event-id";
+
 /// How often something is written, so that proxies and readers know the stream lives.
 const BEAT: Duration = Duration::from_secs(15);
 
@@ -53,8 +56,10 @@ pub fn calls() -> Vec<Call> {
         )
         .describe(
             "Every listener gets everything that happens on any pod, from now on. A pattern's own text, braces \
-             percent-encoded or not, is all of its concrete paths; a concrete path is that one.",
+             percent-encoded or not, is all of its concrete paths; a concrete path is that one. With \
+             `Last-Event-ID` it goes on behind that event, or begins with a gap.",
         )
+        .header(LAST_EVENT_ID, "The `id` of the last event that was had.")
         .answers_with(200, "Events, until this pod leaves.", "text/event-stream", content.clone())
         .refuses(&[
             Kind::BadParameter,
@@ -82,7 +87,11 @@ async fn events(
     let place = state.listeners.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Unavailable, "this pod has as many listeners as it can serve")
     })?;
-    let listening = Listening::begin(&state.relay, topic, configured).await.map_err(|_| {
+    // What is no text is no id of ours, and what came behind it is as unknown as with any other.
+    let last = request.headers().get(LAST_EVENT_ID);
+    let last = last.map(|id| String::from_utf8_lossy(id.as_bytes())).filter(|id| !id.is_empty());
+    let listening = Listening::begin(&state.relay, topic, configured, last.as_deref());
+    let listening = listening.await.map_err(|_| {
         let detail = "other pods cannot be heard while Redis is away; try again later";
         Problem::new(Kind::Unavailable, detail)
     })?;

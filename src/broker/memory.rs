@@ -6,10 +6,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
+use crate::broker::{
+    Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
+};
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
-use crate::proto::session_id::PodId;
+use crate::proto::roster::Member;
+use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, What};
 
@@ -68,6 +71,27 @@ impl<R: Receiver> Broker for Memory<R> {
     fn append(&self, _entries: &[Entry]) -> Pending<Vec<Fate>> {
         let failure = Failure::Unavailable("there are no streams without a Redis");
         Box::pin(std::future::ready(Err(failure)))
+    }
+
+    fn enlist(&self, _id: SessionId, _member: Member, _owed: u8) -> Pending<()> {
+        // Nobody would be left to tell its end.
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn delist(&self, _id: &SessionId) {}
+
+    fn settle(&self, _id: &SessionId) {}
+
+    fn claim(&self) -> Pending<Option<PodId>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn orphans(&self, _pod: PodId, _cursor: u64) -> Pending<Orphans> {
+        Box::pin(std::future::ready(Ok(Orphans { members: Vec::new(), next: None })))
+    }
+
+    fn adopt(&self, _id: SessionId, _owed: u8) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn outage(&self) -> Outage {

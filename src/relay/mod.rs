@@ -10,6 +10,7 @@ pub mod hearsay;
 pub mod listening;
 pub mod listing;
 pub mod local;
+pub mod orphans;
 pub mod streams;
 pub mod taps;
 
@@ -38,6 +39,7 @@ use crate::proto::spelling::bounded;
 use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
 use crate::relay::hearsay::Hearsay;
+use crate::relay::listening::Vacant;
 use crate::relay::taps::Taps;
 
 /// How long a publisher waits for a crowded pod before it is refused.
@@ -123,12 +125,26 @@ pub struct Relay {
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
+    vacant: Vacant,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
         let Parts { broker, hub, presence, events, hearsay, taps, metrics, paths, leaving } = parts;
-        Relay { config, broker, hub, presence, events, hearsay, taps, metrics, paths, leaving }
+        let vacant = Vacant::default();
+        Relay {
+            config,
+            broker,
+            hub,
+            presence,
+            events,
+            hearsay,
+            taps,
+            metrics,
+            paths,
+            leaving,
+            vacant,
+        }
     }
 
     /// The configured paths, as of now.
@@ -270,8 +286,11 @@ impl Relay {
                 departure = departures.recv() => departure,
                 () = closing.cancelled() => return,
             };
-            let Some(Departure { path, configured, shard }) = departure else { return };
-            self.presence.depart(&path, &configured, shard);
+            let Some(Departure { id, path, configured, was_open }) = departure else { return };
+            self.presence.depart(&path, &configured, usize::from(id.shard));
+            if !was_open && configured.has_backend() {
+                self.broker.delist(&id);
+            }
             self.broker.unsubscribe(&path);
             self.note_balance();
         }
