@@ -86,7 +86,7 @@ impl App {
         let pod = PodId(pod);
 
         let events = Arc::new(Sse::start(&lifecycle, metrics.clone()));
-        let (stream, queue) = Stream::new(metrics.clone());
+        let (stream, queue) = Stream::new(settings.stream_backlog_max, metrics.clone());
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
         let (ears, departures) = Ears::new(events.clone(), stream.clone(), partitions);
@@ -134,7 +134,9 @@ impl App {
         lifecycle.spawn(relay.clone().keep_books(departures, closing.clone()));
         lifecycle.spawn(relay.clone().tell_taps(tapped, lifecycle.clone()));
         lifecycle.spawn(relay.clone().keep_hearing(closing.clone()));
-        lifecycle.spawn(relay.clone().write_streams(stream.clone(), queue, closing.clone()));
+        let streams =
+            relay.clone().write_streams(stream.clone(), queue, partitions, closing.clone());
+        lifecycle.spawn(streams);
 
         let (api_listener, api) = listen(settings.api.listen, "the API")?;
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;

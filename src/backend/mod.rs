@@ -1,4 +1,7 @@
 //! Backends: the applications that hear clients.
 
+pub mod held;
+pub mod lanes;
+pub mod parts;
 pub mod sse;
 pub mod stream;

@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, What};
+
+const NO_STREAMS: Failure = Failure::Unavailable("there are no streams without a Redis");
 
 pub struct Memory<R> {
     pod: PodId,
@@ -66,8 +69,11 @@ impl<R: Receiver> Broker for Memory<R> {
     }
 
     fn append(&self, _entries: &[Entry]) -> Pending<Vec<Fate>> {
-        let failure = Failure::Unavailable("there are no streams without a Redis");
-        Box::pin(std::future::ready(Err(failure)))
+        Box::pin(std::future::ready(Err(NO_STREAMS)))
+    }
+
+    fn trim(&self, _part: &Part, _backlog_max: u64, _on_full: OnFull) -> Pending<Backlog> {
+        Box::pin(std::future::ready(Err(NO_STREAMS)))
     }
 
     fn outage(&self) -> Outage {

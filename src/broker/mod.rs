@@ -13,8 +13,9 @@ use uuid::Uuid;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -65,6 +66,11 @@ pub trait Broker: Send + Sync {
     /// became of each. After [`Failure::Unknown`] all or none were taken. Unlike everything else
     /// this may be called again then: readers know an event by its id.
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>>;
+
+    /// Trims a stream to what some group of its readers has not acknowledged, or to a minute where
+    /// there is no group, and resolves to what is left. With [`OnFull::DropOldest`], and where there
+    /// is no group, no more than `backlog_max` entries are. Any pod may, at any time, and again.
+    fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog>;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;

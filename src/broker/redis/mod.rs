@@ -19,6 +19,7 @@ pub mod names;
 pub mod pulse;
 pub mod taps;
 pub mod tls;
+pub mod trimming;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ use crate::broker::redis::lease::Lease;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::trimming::trim;
 use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::clock::{BootTime, unix_ms};
 use crate::lifecycle::Lifecycle;
@@ -44,8 +46,9 @@ use crate::metrics::Metrics;
 use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -60,8 +63,6 @@ pub struct Config {
     pub prefix: String,
     /// How long a pod is believed to live after it was last heard of.
     pub lease_ttl: Duration,
-    /// About how many entries one stream keeps.
-    pub stream_backlog_max: u64,
     /// What a stranger may publish at once, as bytes of JSON.
     pub publish_bytes_max: usize,
     /// How long an answer may take; a question that is older when its turn comes is dropped.
@@ -73,7 +74,6 @@ pub struct Redis {
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
     asker: Arc<Asker>,
-    stream_backlog_max: u64,
 }
 
 /// Why there can be no link to a Redis, now or later.
@@ -108,7 +108,6 @@ impl Redis {
             address,
             prefix,
             lease_ttl,
-            stream_backlog_max,
             publish_bytes_max,
             ask_timeout,
         } = config;
@@ -129,7 +128,7 @@ impl Redis {
         let link = Link::new(address, inbox.clone(), interest.clone(), taps.clone());
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, asker, stream_backlog_max })
+        Ok(Redis { inbox, interest, taps, asker })
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
@@ -218,9 +217,14 @@ impl Broker for Redis {
     }
 
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>> {
-        let sent =
-            self.send_events(transaction(entries, &self.inbox.names, self.stream_backlog_max));
+        let sent = self.send_events(transaction(entries, &self.inbox.names));
         Box::pin(async move { fates(sent.await?) })
+    }
+
+    fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog> {
+        let inbox = self.inbox.clone();
+        let key = inbox.names.stream(&part.configured, part.partition);
+        Box::pin(async move { trim(&inbox, &key, backlog_max, on_full).await })
     }
 
     fn outage(&self) -> Outage {
