@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::client::Client;
+use support::client::{Client, Heard};
 use support::gateway::Gateway;
 use support::redis::Redis;
 use support::wait::{eventually, poll_pause, within_time};
@@ -235,4 +235,32 @@ async fn the_oldest_messages_of_a_full_stream_go_where_the_path_says_so() {
     let newest = server.command(&["XREVRANGE", key, "+", "-", "COUNT", "1"]);
     assert!(newest.contains(&format!("-{MESSAGES}\n")), "{newest}");
     assert!(pod.log().contains("dropped"), "{}", pod.log());
+}
+
+/// The program of the documentation, as a reader would paste it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_backend_answers_the_asker_alone() {
+    let docs = std::fs::read_to_string("docs/backends.md").expect("the documentation is there");
+    let (_, section) = docs.split_once("\n## Redis Streams\n").expect("a section of its own");
+    let program = section.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
+    let server = Redis::start();
+    let pod = start(&server, "", "").await;
+    let program = program.expect("a program").replace("http://127.0.0.1:8081", &pod.api);
+    let program = program.replace("redis.Redis(", &format!("redis.Redis(port={}, ", server.port));
+    let program = program.replace("/ws/api", "/ws");
+    let mut workers = [0, 1].map(|_| Worker::run(&program));
+    let mut clients = [pod.open("/ws").await, pod.open("/ws").await];
+    for round in 0..3 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.writer.text(&format!("{number} {round}")).await;
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            let answer = format!(r#"{{"you said":"{number} {round}"}}"#);
+            assert_eq!(client.message().await, Heard::Text(answer));
+        }
+        if round == 0 {
+            // The other one has all streams when its lease has expired.
+            workers[0].kill();
+        }
+    }
 }

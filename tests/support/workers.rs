@@ -26,6 +26,13 @@ impl Worker {
         Worker(command.spawn().expect("python3 is installed: tests/run.sh does that"))
     }
 
+    /// A program of the documentation.
+    pub fn run(program: &str) -> Worker {
+        let mut command = Command::new("python3");
+        command.args(["-c", program]).stdin(Stdio::null());
+        Worker(command.spawn().expect("python3 is installed: tests/run.sh does that"))
+    }
+
     /// Ends it, as a crash would.
     pub fn kill(&mut self) {
         self.0.kill().expect("an own child can be killed");
