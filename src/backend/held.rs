@@ -55,11 +55,10 @@ mod tests {
         assert!(held.forget(&session(1)) && !held.forget(&session(1)));
         assert_eq!(held.free(), Some(session(3)));
         assert!(held.hold(session(3)));
-        assert_eq!([held.free(), held.free(), held.free()], [
-            Some(session(2)),
-            Some(session(3)),
-            None
-        ]);
+        assert_eq!(
+            [held.free(), held.free(), held.free()],
+            [Some(session(2)), Some(session(3)), None]
+        );
         assert!(held.is_empty() && held.tickets.is_empty());
     }
 }

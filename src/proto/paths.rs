@@ -32,17 +32,7 @@ pub struct Configured {
     pub origins: Option<Origins>,
     /// What becomes of a session when it may have missed broadcasts.
     pub on_gap: OnGap,
-    /// What becomes of messages when too many wait to be appended to a stream, or too many in it have
-/// not been read by a group. Connects and disconnects are appended whatever this says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnFull {
-    /// The sessions that they come from are not read.
-    Backpressure,
-    /// The oldest go.
-    DropOldest,
-}
-
-/// What becomes of broadcasts that a session does not take in time.
+    /// What becomes of broadcasts that a session does not take in time.
     pub slow: Slow,
     /// How far apart rounds of broadcasts begin at least, so that more are joined. `None`: each
     /// begins as soon as it can.
@@ -62,6 +52,16 @@ pub enum OnGap {
     Ignore,
     /// It is closed, so that it comes back and asks for what it needs.
     Close,
+}
+
+/// What becomes of messages when too many wait to be appended to a stream, or too many in it have
+/// not been read by a group. Connects and disconnects are appended whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFull {
+    /// The sessions that they come from are not read.
+    Backpressure,
+    /// The oldest go.
+    DropOldest,
 }
 
 /// What becomes of broadcasts that a session does not take in time. Unicasts, control frames and a

@@ -111,7 +111,8 @@ impl Relay {
     }
 
     async fn look(&self, stream: &Stream, look: &Look) {
-        let configured = self.paths().named(&look.part.configured);
+        let paths = self.paths();
+        let configured = paths.named(&look.part.configured);
         let on_full = configured.map_or(OnFull::Backpressure, |configured| configured.on_full);
         // What cannot be told now stays as it was; why is logged where it failed.
         if let Ok(found) = self.broker.trim(&look.part, stream.backlog_max(), on_full).await {

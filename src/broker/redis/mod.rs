@@ -104,13 +104,7 @@ impl Redis {
         metrics: Arc<Metrics>,
         lifecycle: &Lifecycle,
     ) -> Result<Redis, Unusable> {
-        let Config {
-            address,
-            prefix,
-            lease_ttl,
-            publish_bytes_max,
-            ask_timeout,
-        } = config;
+        let Config { address, prefix, lease_ttl, publish_bytes_max, ask_timeout } = config;
         let parts = Parts {
             pod,
             names: Names::new(prefix),
