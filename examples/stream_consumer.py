@@ -27,11 +27,17 @@ IDLE_SECONDS = 0.5
 
 # Redis runs each of these as one step. Only who holds the lease is given entries: a process that
 # stood still past its lease finds out here, before it takes something that others should handle.
+# What was given and not acknowledged comes first: to an owner that died, or in an answer that got lost.
 RENEW = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2])"
 RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])"
 READ = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
-return redis.call('XREADGROUP', 'GROUP', ARGV[2], 'owner', 'COUNT', ARGV[3], 'STREAMS', KEYS[2], ARGV[4])
+local function read(from)
+  return redis.call('XREADGROUP', 'GROUP', ARGV[2], 'owner', 'COUNT', ARGV[3], 'STREAMS', KEYS[2], from)
+end
+local pending = read('0')
+if #pending[1][2] > 0 then return pending end
+return read('>')
 """
 
 
@@ -71,18 +77,13 @@ class Consumer:
     def handle_some(self, stream, handle):
         """Handles a batch of a stream; whether there was one."""
         own = self.owned[stream]
-        # First what an owner, perhaps another one, was given and did not acknowledge.
-        position = "0" if own.has_pending else ">"
-        keys, arguments = [self.lease(stream), stream], [self.name, self.group, BATCH, position]
+        keys, arguments = [self.lease(stream), stream], [self.name, self.group, BATCH]
         batch = self.read(keys=keys, args=arguments)
         if batch == "lost":
             del self.owned[stream]
+        if not batch or batch == "lost":
             return False
-        entries = batch[0][1] if batch else []
-        if not entries:
-            was_pending, own.has_pending = own.has_pending, False
-            return was_pending
-        done = []
+        entries, done = batch[0][1], []
         try:
             for entry_id, fields in entries:
                 self.keep_leases()
@@ -95,7 +96,6 @@ class Consumer:
         finally:
             if done:
                 self.redis.xack(stream, self.group, *done)
-        own.has_pending = own.has_pending or len(done) < len(entries)
         return True
 
     def wait(self):
@@ -156,7 +156,6 @@ class Consumer:
 class _Ownership:
     def __init__(self, renewed_at):
         self.renewed_at = renewed_at
-        self.has_pending = True
         self.last_id = "$"  # whatever comes from now on wakes `wait`
 
     def has_lapsed(self):
