@@ -180,7 +180,9 @@ async fn a_backlog_over_its_bound_holds_the_clients_and_trims_nothing_unread() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_stopped_in_mid_burst_loses_nothing_and_keeps_the_order() {
     const CLIENTS: usize = 10;
-    const MESSAGES: u64 = 600;
+    const MESSAGES: u64 = 500;
+    /// So that more comes in a few seconds than may wait in the pod.
+    const MESSAGE_BYTES: usize = 20_000;
     let server = Redis::start();
     let pod = start(&server, "", "heartbeat = \"1s\"").await;
     let _worker = Worker::start(&server, "/ws", "group", 0);
@@ -189,7 +191,8 @@ async fn a_redis_stopped_in_mid_burst_loses_nothing_and_keeps_the_order() {
         let mut client = pod.open("/ws").await;
         talking.push(tokio::spawn(async move {
             for number in 0..MESSAGES {
-                client.writer.text(&number.to_string()).await;
+                let text = format!("{number} {}", "x".repeat(MESSAGE_BYTES));
+                client.writer.text_whenever(&text).await;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             client
@@ -199,7 +202,8 @@ async fn a_redis_stopped_in_mid_burst_loses_nothing_and_keeps_the_order() {
     server.signal(Signal::STOP);
     let up = "pathcast_broker_up";
     eventually("a link that is down", async || (pod.counted(up).await == 0).then_some(())).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let held = "pathcast_backend_held_sessions{backend=\"stream\"}";
+    eventually("somebody is held", async || (pod.counted(held).await > 0).then_some(())).await;
     server.signal(Signal::CONT);
     let mut clients = Vec::new();
     for talking in talking {
@@ -208,6 +212,7 @@ async fn a_redis_stopped_in_mid_burst_loses_nothing_and_keeps_the_order() {
     let events = MESSAGES as usize + 1;
     let all = handled_whole(&server, CLIENTS * events).await;
     check_order(&all, CLIENTS, events as u64);
+    assert_eq!(pod.counted(held).await, 0);
     drop(clients);
 }
 
