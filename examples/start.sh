@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# What both examples do: start the gateway with the example's pathcast.toml, serve its page, run its
-# script, say what to open, and stop all of it on Ctrl-C.
+# What all examples do: start the gateway with the example's pathcast.toml, serve its page, run its
+# scripts, say what to open, and stop all of it on Ctrl-C.
 #
-#   start.sh EXAMPLE SCRIPT CLIENTS_PORT API_PORT PAGE_PORT
+#   start.sh EXAMPLE SCRIPTS CLIENTS_PORT API_PORT PAGE_PORT [REDIS_PORT]
 #
-# The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PATHCAST_BIN names a
-# gateway that is built already; without it cargo builds one.
+# With a sixth port a Redis is started there first, which keeps nothing. The ports can be set from
+# outside, by CLIENTS_PORT, API_PORT, PAGE_PORT and REDIS_PORT. PAGE names another example whose page
+# is served. PATHCAST_BIN names a gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-example=$1 script=$2
+example=$1 scripts=$2
 clients_port=${CLIENTS_PORT:-$3} api_port=${API_PORT:-$4} page_port=${PAGE_PORT:-$5}
 export PATHCAST__CLIENTS__LISTEN=127.0.0.1:$clients_port
 export PATHCAST__API__LISTEN=127.0.0.1:$api_port
 export PATHCAST__LOG__LEVEL=${PATHCAST__LOG__LEVEL:-warn}
+
+# What examples share lies beside this script.
+export PYTHONPATH=$PWD
 
 # Started with `&` by a script, a program ignores Ctrl-C; so this script passes it on, as TERM.
 stop() {
@@ -41,14 +45,23 @@ listens() {
   done
 }
 
+if [ $# -gt 5 ]; then
+  redis_port=${REDIS_PORT:-$6}
+  export REDIS_URL=redis://127.0.0.1:$redis_port PATHCAST__BROKER__URL=redis://127.0.0.1:$redis_port
+  python3 -c 'import redis' 2>/dev/null || { echo "redis-py is missing: pip install redis" >&2; exit 1; }
+  redis-server --port "$redis_port" --bind 127.0.0.1 --save "" --appendonly no --loglevel warning &
+  listens "$redis_port" "Redis"
+fi
 "${gateway[@]}" --config "$example/pathcast.toml" &
 listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
 listens "$page_port" "the page's server"
-python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
+for script in $scripts; do
+  python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
+done
 
-page=http://127.0.0.1:$page_port/$example/
-[ "$clients_port" = "$3" ] || page+="?port=$clients_port"
+page=http://127.0.0.1:$page_port/${PAGE:-$example}/
+[ "$clients_port" = "$3" ] && [ -z "${PAGE:-}" ] || page+="?port=$clients_port"
 printf '\n  Open %s   (Ctrl-C ends everything)\n\n' "$page"
 
 # They all run until somebody says stop; one that ends by itself has failed.

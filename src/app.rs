@@ -88,7 +88,7 @@ impl App {
         let pod = PodId(pod);
 
         let events = Arc::new(Sse::start(&lifecycle, metrics.clone()));
-        let (stream, queue) = Stream::new(metrics.clone());
+        let (stream, queue) = Stream::new(settings.stream_backlog_max, metrics.clone());
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
         let (ears, departures) = Ears::new(events.clone(), stream.clone(), partitions);
@@ -137,7 +137,9 @@ impl App {
         lifecycle.spawn(relay.clone().keep_books(departures, closing.clone()));
         lifecycle.spawn(relay.clone().tell_taps(tapped, lifecycle.clone()));
         lifecycle.spawn(relay.clone().keep_hearing(closing.clone()));
-        lifecycle.spawn(relay.clone().write_streams(stream.clone(), queue, closing.clone()));
+        let streams =
+            relay.clone().write_streams(stream.clone(), queue, partitions, closing.clone());
+        lifecycle.spawn(streams);
         lifecycle.spawn(relay.clone().tell_orphans(ears.clone(), lifecycle.clone()));
 
         let (api_listener, api) = listen(settings.api.listen, "the API")?;

@@ -42,6 +42,7 @@ pub struct Metrics {
     published: IntCounterVec,
     deliveries: IntCounterVec,
     undelivered: IntCounterVec,
+    stream_backlog: IntGaugeVec,
     handshakes: IntCounterVec,
     pub unicasts: Unicasts,
     pub broker: Broker,
@@ -120,10 +121,17 @@ pub struct Backend {
     pub repeated: IntCounter,
     /// Until it had them.
     pub seconds: Histogram,
+    /// Sessions that are not read until it can take more.
+    pub held: IntGauge,
 }
 
 impl Backend {
-    fn new(name: &str, family: &IntCounterVec, seconds: &HistogramVec) -> Backend {
+    fn new(
+        name: &str,
+        family: &IntCounterVec,
+        seconds: &HistogramVec,
+        held: &IntGaugeVec,
+    ) -> Backend {
         let result = |result| family.with_label_values(&[name, result]);
         Backend {
             taken: result("taken"),
@@ -131,6 +139,7 @@ impl Backend {
             refused: result("refused"),
             repeated: result("repeated"),
             seconds: seconds.with_label_values(&[name]),
+            held: held.with_label_values(&[name]),
         }
     }
 }
@@ -149,6 +158,8 @@ pub struct PathMetrics {
     pub undelivered_overload: IntCounter,
     pub undelivered_nothing: IntCounter,
     pub undelivered_too_big: IntCounter,
+    /// Of the stream with the most.
+    pub stream_backlog: IntGauge,
     /// By close code, from 1000.
     closed: Vec<IntCounter>,
     closed_kick: IntCounter,
@@ -174,8 +185,22 @@ impl Metrics {
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
-        let sessions = IntGaugeVec::new(Opts::new("sessions", "Open sessions."), &["path"])?;
-        registry.register(Box::new(sessions.clone()))?;
+        let gauges = |name: &str, help: &str, label: &str| {
+            let family = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let sessions = gauges("sessions", "Open sessions.", "path")?;
+        let backend_held = gauges(
+            "backend_held_sessions",
+            "Sessions that are not read until a backend can take more.",
+            "backend",
+        )?;
+        let stream_backlog = gauges(
+            "stream_backlog",
+            "Entries that a group has not acknowledged, of the path's stream with the most.",
+            "path",
+        )?;
         let fanout = HistogramOpts::new(
             "fanout_seconds",
             "From a broadcast's receipt on this pod to its last socket written or queued.",
@@ -206,6 +231,7 @@ impl Metrics {
         )?;
         Ok(Metrics {
             sessions,
+            stream_backlog,
             opened: counters("sessions_opened_total", "Sessions opened.", &["path"])?,
             closed: counters("sessions_closed_total", "Sessions ended.", &["path", "code"])?,
             messages_in: counters("messages_in_total", "Messages from clients.", &["path"])?,
@@ -242,7 +268,7 @@ impl Metrics {
             event_listeners: gauge("event_listeners", "Listeners of server-sent events.")?,
             event_taps: gauge("event_taps", "Configured paths whose events other pods are told.")?,
             events_missed: counter("events_missed_total", "Events a listener did not get.")?,
-            streamed: Backend::new("stream", &backend_events, &backend_seconds),
+            streamed: Backend::new("stream", &backend_events, &backend_seconds, &backend_held),
             panics: counter("session_panics_total", "Sessions closed 1011 after a bug.")?,
             paths: Mutex::default(),
             registry,
@@ -270,6 +296,7 @@ impl Metrics {
                 undelivered_overload: undelivered("overload"),
                 undelivered_nothing: undelivered("nothing"),
                 undelivered_too_big: undelivered("too_big"),
+                stream_backlog: self.stream_backlog.with_label_values(path),
                 closed: CODES.map(|code| closed(&code.to_string())).collect(),
                 closed_kick: closed("kick"),
                 closed_other: closed("other"),

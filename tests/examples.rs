@@ -29,7 +29,7 @@ impl Example {
         // A signal that is ignored stays so in children, where no script can undo it; one that is
         // listened to does not. So this test may itself run in the background of a script.
         let _listening = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
-        let [clients_port, api_port, page_port] = [(); 3].map(|()| free_port());
+        let [clients_port, api_port, page_port, redis_port] = [(); 4].map(|()| free_port());
         let script = Path::new("examples").join(name).join("run.sh");
         let mut child = Command::new(script)
             .stdin(Stdio::null())
@@ -37,6 +37,7 @@ impl Example {
             .env("CLIENTS_PORT", clients_port.to_string())
             .env("API_PORT", api_port.to_string())
             .env("PAGE_PORT", page_port.to_string())
+            .env("REDIS_PORT", redis_port.to_string())
             .process_group(0)
             .stdout(Stdio::piped())
             .spawn()
@@ -175,5 +176,39 @@ async fn an_answer_goes_to_the_asker_alone() {
     other.writer.text(r#"{"action":"me"}"#).await;
     assert_eq!(next(&mut other).await.to_string(), r#"{"action":"me"}"#);
     assert!(example.page("request-response/").await.contains("/ws/api"));
+    example.interrupt().await;
+}
+
+#[tokio::test]
+async fn workers_of_a_stream_answer_the_asker_alone() {
+    let mut example = Example::start("stream-workers").await;
+    example.says("working for /ws/api\nworking for /ws/api").await;
+    let mut asker = example.open("/ws/api").await;
+    let mut other = example.open("/ws/api").await;
+    asker.writer.text("not JSON").await;
+    asker.writer.text(r#"{"action":"get_status"}"#).await;
+    let status = next(&mut asker).await;
+    assert_eq!(status["status"], "online");
+    assert!(status["worker"].is_number(), "{status}");
+    other.writer.text(r#"{"action":"me"}"#).await;
+    assert_eq!(next(&mut other).await.to_string(), r#"{"action":"me"}"#);
+    assert!(example.page("request-response/").await.contains("/ws/api"));
+    example.interrupt().await;
+}
+
+#[tokio::test]
+async fn another_process_answers_later_whoever_ordered() {
+    let mut example = Example::start("answer-later").await;
+    example.says("taking orders from /ws/api").await;
+    let mut first = example.open("/ws/api").await;
+    let mut second = example.open("/ws/api").await;
+    first.writer.text("tea").await;
+    second.writer.text("coffee").await;
+    for (client, order) in [(&mut first, "tea"), (&mut second, "coffee")] {
+        assert_eq!(next(client).await["taken"], order);
+        let done = next(client).await;
+        assert_eq!(done["done"], order);
+        assert!(done["seconds"].as_f64().is_some_and(|seconds| seconds >= 2.0), "{done}");
+    }
     example.interrupt().await;
 }

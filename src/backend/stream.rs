@@ -1,22 +1,41 @@
 //! Streams: every event of a path with `stream = true`, in order and at least once, for whoever reads
 //! the stream in Redis.
 //!
-//! Shards offer entries and never wait: an entry goes into one queue, bounded in bytes, and is
-//! dropped and counted when that is full. Who writes takes a batch from the front, and the batch
-//! stays there until it is known what became of it; so the order of a session's entries survives
-//! every failure.
+//! Shards offer entries and never wait for more than a lock that nobody holds for long. Who writes
+//! takes a batch from the front, and the batch stays there until it is known what became of it; so
+//! the order of a session's entries survives every failure.
+//!
+//! When too much waits, or too much of a stream is unread, nothing is dropped unless its path says
+//! so: the sessions that more would come from are *held*, which is to say not read, and named to
+//! whoever asks for `freed` once there is room again. What is never read is bounded by what was read
+//! at once of each session; connects and disconnects, which are taken whatever there is, by their
+//! number.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
+use crate::backend::lanes::Lanes;
+use crate::backend::parts::{Look, Parts, Scope};
 use crate::metrics::Metrics;
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::paths::OnFull;
+use crate::proto::session_id::SessionId;
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 
-/// What may wait: a busy pod's events while Redis changes its primary.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+/// What may wait before sessions are held, and below what they are freed: a busy pod's events while
+/// Redis changes its primary.
+const HOLD_BYTES: usize = 32 << 20;
+const FREE_BYTES: usize = 16 << 20;
+
+/// What one read of a freed session may become, so that those who are freed at once fill no more
+/// than the room there is.
+const READ_BYTES: usize = 32 << 10;
+
+/// What may wait at all. Beyond it are only thousands of sessions that were read just before they
+/// were held: their messages are dropped, since memory has a bound.
+const REFUSE_BYTES: usize = 256 << 20;
 
 /// A batch holds up to so many entries, or bytes: a broadcast that comes meanwhile waits a few
 /// milliseconds for it.
@@ -25,93 +44,225 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// Where shards put entries.
 pub struct Stream {
-    waiting: mpsc::UnboundedSender<Waiting>,
+    backlog_max: u64,
     shared: Arc<Shared>,
 }
 
 /// The other end, for the one who writes.
 pub struct Queue {
-    waiting: mpsc::UnboundedReceiver<Waiting>,
     /// Taken and not settled.
     batch: Vec<Entry>,
+    /// When those were offered.
     offered: Vec<Instant>,
     shared: Arc<Shared>,
 }
 
-struct Waiting {
-    entry: Entry,
-    at: Instant,
-}
-
 struct Shared {
-    waiting_bytes: AtomicUsize,
+    state: Mutex<State>,
+    /// Something waits.
+    offered: Notify,
+    /// A stream is full that was not.
+    pressed: Notify,
     /// Since somebody asked.
     dropped: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
+struct State {
+    lanes: Lanes,
+    parts: Parts,
+    /// Entries in the batch.
+    taken: usize,
+    /// Too much waited, and not little enough has since.
+    is_crowded: bool,
+}
+
 impl Stream {
-    pub fn new(metrics: Arc<Metrics>) -> (Stream, Queue) {
-        let (sender, waiting) = mpsc::unbounded_channel();
-        let (waiting_bytes, dropped) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let shared = Arc::new(Shared { waiting_bytes, dropped, metrics });
-        let queue =
-            Queue { waiting, batch: Vec::new(), offered: Vec::new(), shared: shared.clone() };
-        (Stream { waiting: sender, shared }, queue)
+    /// `backlog_max`: how many entries of one stream may be unread before it counts as full.
+    pub fn new(backlog_max: u64, metrics: Arc<Metrics>) -> (Stream, Queue) {
+        let (lanes, parts) = (Lanes::default(), Parts::new(backlog_max));
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { lanes, parts, taken: 0, is_crowded: false }),
+            offered: Notify::new(),
+            pressed: Notify::new(),
+            dropped: AtomicU64::new(0),
+            metrics,
+        });
+        let queue = Queue { batch: Vec::new(), offered: Vec::new(), shared: shared.clone() };
+        (Stream { backlog_max, shared }, queue)
     }
 
-    /// Never waits. Entries offered by one thread are written in that order.
+    /// Offers what is never dropped for want of room. Entries offered by one thread are written in
+    /// that order, messages included.
     pub fn offer(&self, entry: Entry) {
-        let bytes = entry.bytes();
-        let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
-        let is_sent = before + bytes <= WAITING_BYTES_MAX
-            && self.waiting.send(Waiting { entry, at: Instant::now() }).is_ok();
-        if !is_sent {
-            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            self.shared.metrics.streamed.dropped.inc();
+        let mut state = self.shared.state();
+        let is_newly_full = state.parts.offered(&entry.part());
+        state.lanes.push_firm(entry);
+        drop(state);
+        self.shared.tell(is_newly_full);
+    }
+
+    /// Offers a message. Whether its session is held from now on, and was not before: it is not to
+    /// be read until `freed` names it, or it has ended and `forget` was called.
+    #[must_use]
+    pub fn offer_message(&self, entry: Entry, session: SessionId, on_full: OnFull) -> bool {
+        let part = entry.part();
+        let mut state = self.shared.state();
+        let State { lanes, parts, is_crowded, .. } = &mut *state;
+        let is_newly_full = parts.offered(&part);
+        let (mut dropped, mut is_held) = (Vec::new(), false);
+        match on_full {
+            OnFull::DropOldest => dropped = lanes.push_loose(entry),
+            OnFull::Backpressure => {
+                match lanes.firm_bytes() < REFUSE_BYTES {
+                    true => lanes.push_firm(entry),
+                    false => dropped.push(entry),
+                }
+                *is_crowded |= lanes.firm_bytes() > HOLD_BYTES;
+                is_held = (*is_crowded || parts.is_full(&part)) && parts.hold(&part, session);
+            }
         }
+        for dropped in &dropped {
+            parts.settled(&dropped.part(), Fate::Refused);
+        }
+        self.shared.count_held(parts);
+        drop(state);
+        self.shared.drop_some(dropped.len());
+        self.shared.tell(is_newly_full);
+        is_held
+    }
+
+    /// A session of that stream has ended.
+    pub fn forget(&self, part: &Part, session: &SessionId) {
+        let mut state = self.shared.state();
+        state.parts.forget(part, session);
+        self.shared.count_held(&state.parts);
+    }
+
+    /// Sessions that are held no more, for there is room: each was held once. To be asked whenever
+    /// something was settled or looked at.
+    #[must_use]
+    pub fn freed(&self) -> Vec<SessionId> {
+        let mut state = self.shared.state();
+        if state.lanes.firm_bytes() <= FREE_BYTES {
+            state.is_crowded = false;
+        }
+        if state.is_crowded || state.parts.held() == 0 {
+            return Vec::new();
+        }
+        let room = HOLD_BYTES.saturating_sub(state.lanes.firm_bytes()) / READ_BYTES;
+        let freed = state.parts.free(room.max(1));
+        self.shared.count_held(&state.parts);
+        freed
     }
 
     /// Whether something that was offered has not been settled yet.
     pub fn has_waiting(&self) -> bool {
-        self.shared.waiting_bytes.load(Ordering::SeqCst) > 0
+        let state = self.shared.state();
+        state.taken > 0 || !state.lanes.is_empty()
     }
 
     /// How many found no room since this was last asked.
     pub fn take_dropped(&self) -> u64 {
         self.shared.dropped.swap(0, Ordering::Relaxed)
     }
+
+    /// How many entries of one stream may be unread.
+    pub fn backlog_max(&self) -> u64 {
+        self.backlog_max
+    }
+
+    /// A stream that may hold something from before.
+    pub fn watch(&self, part: Part) {
+        self.shared.state().parts.watch(part);
+    }
+
+    /// Waits until a stream is full that was not. Cancel-safe.
+    pub async fn pressed(&self) {
+        self.shared.pressed.notified().await;
+    }
+
+    /// Whether a look at a stream may free somebody.
+    pub fn is_pressed(&self) -> bool {
+        self.shared.state().parts.is_pressed()
+    }
+
+    /// The streams that are to be looked at, each to be answered by `looked`, if it was.
+    pub fn looks(&self, scope: Scope) -> Vec<Look> {
+        self.shared.state().parts.looks(scope)
+    }
+
+    /// What a look has found.
+    pub fn looked(&self, look: &Look, found: Backlog) {
+        self.shared.state().parts.looked(look, found);
+        self.shared.drop_some(usize::try_from(found.dropped).unwrap_or(usize::MAX));
+    }
+
+    /// Shows what was found last.
+    pub fn show(&self) {
+        let backlogs = self.shared.state().parts.backlogs();
+        for (configured, backlog) in backlogs {
+            let gauge = &self.shared.metrics.path(&configured).stream_backlog;
+            gauge.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held, and each change of it is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, is_newly_full: bool) {
+        self.offered.notify_one();
+        if is_newly_full {
+            self.pressed.notify_one();
+        }
+    }
+
+    fn drop_some(&self, count: usize) {
+        if count > 0 {
+            let count = u64::try_from(count).unwrap_or(u64::MAX);
+            self.dropped.fetch_add(count, Ordering::Relaxed);
+            self.metrics.streamed.dropped.inc_by(count);
+        }
+    }
+
+    fn count_held(&self, parts: &Parts) {
+        self.metrics.streamed.held.set(i64::try_from(parts.held()).unwrap_or(i64::MAX));
+    }
 }
 
 impl Queue {
-    /// The oldest entries, at least one, when there are any: the same ones until they are settled.
-    /// `None`: nothing more can come. Cancel-safe.
-    pub async fn batch(&mut self) -> Option<&[Entry]> {
-        if self.batch.is_empty() {
-            let first = self.waiting.recv().await?;
-            self.take(first);
-            let mut bytes = self.batch[0].bytes();
-            while self.batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
-                let Ok(next) = self.waiting.try_recv() else { break };
-                bytes += next.entry.bytes();
-                self.take(next);
-            }
+    /// The oldest entries, at least one: the same ones until they are settled. Cancel-safe.
+    pub async fn batch(&mut self) -> &[Entry] {
+        while self.batch.is_empty() && !self.take() {
+            self.shared.offered.notified().await;
         }
-        Some(&self.batch)
+        &self.batch
     }
 
-    fn take(&mut self, Waiting { entry, at }: Waiting) {
-        self.batch.push(entry);
-        self.offered.push(at);
+    /// Makes a batch of what waits, if something does.
+    fn take(&mut self) -> bool {
+        let mut state = self.shared.state();
+        let mut bytes = 0;
+        while self.batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
+            let Some(waiting) = state.lanes.pop() else { break };
+            bytes += waiting.entry.bytes();
+            self.offered.push(waiting.at);
+            self.batch.push(waiting.entry);
+        }
+        state.taken = self.batch.len();
+        !self.batch.is_empty()
     }
 
     /// What became of each entry of the batch: those that are left stay in front.
     pub fn settle(&mut self, fates: &[Fate]) {
         let metrics = &self.shared.metrics.streamed;
         let (batch, offered) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.offered));
-        let mut bytes = 0;
-        for ((entry, at), fate) in batch.into_iter().zip(offered).zip(fates) {
+        let mut state = self.shared.state();
+        for ((entry, at), &fate) in batch.into_iter().zip(offered).zip(fates) {
             match fate {
                 Fate::Taken => metrics.taken.inc(),
                 Fate::Refused => metrics.refused.inc(),
@@ -122,9 +273,9 @@ impl Queue {
                 }
             }
             metrics.seconds.observe(at.elapsed().as_secs_f64());
-            bytes += entry.bytes();
+            state.parts.settled(&entry.part(), fate);
         }
-        self.shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        state.taken = self.batch.len();
     }
 
     /// The batch will be written again, though it may have been.
@@ -138,24 +289,30 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn stream() -> (Stream, Queue) {
+    const PART: u32 = 3;
+
+    fn stream(backlog_max: u64) -> (Stream, Queue) {
         let metrics = Metrics::new().expect("families have names of their own");
-        Stream::new(Arc::new(metrics))
+        Stream::new(backlog_max, Arc::new(metrics))
     }
 
     fn entry(id: usize, bytes: usize) -> Entry {
         let fields = vec![("id", id.to_string()), ("msg", "x".repeat(bytes))];
-        Entry { configured: "/ws".into(), partition: 0, fields }
+        Entry { configured: "/ws".into(), partition: PART, fields }
+    }
+
+    fn session(number: u8) -> SessionId {
+        SessionId { random: [number; 16], ..SessionId::MIN }
     }
 
     async fn ids(queue: &mut Queue) -> Vec<usize> {
-        let batch = queue.batch().await.expect("the other end is there");
+        let batch = queue.batch().await;
         batch.iter().map(|entry| entry.fields[0].1.parse().expect("a number")).collect()
     }
 
     #[tokio::test]
     async fn a_batch_stays_in_front_until_it_is_settled() {
-        let (stream, mut queue) = stream();
+        let (stream, mut queue) = stream(1_000);
         for id in 0..BATCH_ENTRIES_MAX + 2 {
             stream.offer(entry(id, 1));
         }
@@ -180,18 +337,90 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_is_bounded_and_what_is_dropped_is_counted() {
-        let (stream, mut queue) = stream();
-        for id in 0..70 {
-            stream.offer(entry(id, 1 << 20));
+    async fn sessions_are_held_while_too_much_waits_and_each_is_freed_once() {
+        let (stream, mut queue) = stream(1_000);
+        let offer = |number: u8| {
+            let entry = entry(number.into(), 1 << 20);
+            stream.offer_message(entry, session(number % 10), OnFull::Backpressure)
+        };
+        let held: Vec<u8> = (0..45).filter(|&number| offer(number)).collect();
+        assert_eq!(held, [31, 32, 33, 34, 35, 36, 37, 38, 39, 40]);
+        let metrics = queue.shared.metrics.clone();
+        assert_eq!((metrics.streamed.held.get(), metrics.streamed.dropped.get()), (10, 0));
+        stream.forget(&entry(0, 0).part(), &session(2));
+        assert_eq!(stream.freed(), []);
+        let mut written = 0;
+        let freed = loop {
+            written += ids(&mut queue).await.len();
+            queue.settle(&vec![Fate::Taken; queue.batch.len()]);
+            let freed = stream.freed();
+            if !freed.is_empty() {
+                break freed;
+            }
+        };
+        assert_eq!(written, 30, "half of the bound is left");
+        assert_eq!(freed, [1, 3, 4, 5, 6, 7, 8, 9, 0].map(session));
+        assert_eq!((stream.freed(), metrics.streamed.held.get()), (vec![], 0));
+    }
+
+    #[tokio::test]
+    async fn memory_has_a_bound_and_connects_find_room_beyond() {
+        let (stream, queue) = stream(10_000);
+        for id in 0..258 {
+            let is_held =
+                stream.offer_message(entry(id, 1 << 20), session(1), OnFull::Backpressure);
+            assert_eq!(is_held, id == 31, "{id}");
         }
-        assert_eq!(stream.take_dropped(), 7);
+        assert_eq!(stream.take_dropped(), 2);
         assert_eq!(stream.take_dropped(), 0);
-        assert_eq!(queue.shared.metrics.streamed.dropped.get(), 7);
-        // Large ones go one by one.
-        assert_eq!(ids(&mut queue).await, [0]);
-        queue.settle(&[Fate::Taken]);
-        stream.offer(entry(100, 1));
-        assert_eq!(stream.take_dropped(), 0);
+        stream.offer(entry(1_000, 1));
+        assert_eq!(queue.shared.metrics.streamed.dropped.get(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_messages_go_where_the_path_says_so() {
+        let (stream, mut queue) = stream(10_000);
+        for id in 0..40 {
+            match id % 2 {
+                0 => stream.offer(entry(id, 1 << 20)),
+                _ => assert!(!stream.offer_message(
+                    entry(id, 2 << 20),
+                    session(1),
+                    OnFull::DropOldest
+                )),
+            }
+        }
+        assert_eq!(stream.take_dropped(), 5);
+        let mut left = Vec::new();
+        while stream.has_waiting() {
+            left.extend(ids(&mut queue).await);
+            queue.settle(&vec![Fate::Taken; queue.batch.len()]);
+        }
+        let expected = (0..40).filter(|id| id % 2 == 0 || *id > 10);
+        assert_eq!(left, expected.collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn sessions_of_a_full_stream_are_held_until_it_was_read() {
+        let (stream, mut queue) = stream(4);
+        let offer = |id| stream.offer_message(entry(id, 1), session(1), OnFull::Backpressure);
+        let held: Vec<_> = (0..8).filter(|&id| offer(id)).collect();
+        assert_eq!(held, [4]);
+        stream.pressed().await;
+        assert_eq!(ids(&mut queue).await.len(), 8);
+        queue.settle(&[Fate::Taken; 8]);
+        assert_eq!(stream.freed(), []);
+        let looked = |unread| {
+            let [look] = &stream.looks(Scope::Pressed)[..] else { panic!("one is full") };
+            stream.looked(look, Backlog { unread, length: 9, dropped: 0 });
+            stream.show();
+        };
+        looked(8);
+        assert_eq!(stream.freed(), []);
+        let path = queue.shared.metrics.path(&"/ws".into());
+        assert_eq!(path.stream_backlog.get(), 8);
+        looked(3);
+        assert_eq!(stream.freed(), [session(1)]);
+        assert_eq!(path.stream_backlog.get(), 3);
     }
 }

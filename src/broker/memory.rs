@@ -11,10 +11,13 @@ use crate::broker::{
 };
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::roster::Member;
 use crate::proto::session_id::{PodId, SessionId};
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, What};
+
+const NO_STREAMS: Failure = Failure::Unavailable("there are no streams without a Redis");
 
 pub struct Memory<R> {
     pod: PodId,
@@ -69,8 +72,11 @@ impl<R: Receiver> Broker for Memory<R> {
     }
 
     fn append(&self, _entries: &[Entry]) -> Pending<Vec<Fate>> {
-        let failure = Failure::Unavailable("there are no streams without a Redis");
-        Box::pin(std::future::ready(Err(failure)))
+        Box::pin(std::future::ready(Err(NO_STREAMS)))
+    }
+
+    fn trim(&self, _part: &Part, _backlog_max: u64, _on_full: OnFull) -> Pending<Backlog> {
+        Box::pin(std::future::ready(Err(NO_STREAMS)))
     }
 
     fn enlist(&self, _id: SessionId, _member: Member, _owed: u8) -> Pending<()> {

@@ -13,9 +13,10 @@ use uuid::Uuid;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::roster::Member;
 use crate::proto::session_id::{PodId, SessionId};
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -66,6 +67,11 @@ pub trait Broker: Send + Sync {
     /// became of each. After [`Failure::Unknown`] all or none were taken. Unlike everything else
     /// this may be called again then: readers know an event by its id.
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>>;
+
+    /// Trims a stream to what some group of its readers has not acknowledged, or to a minute where
+    /// there is no group, and resolves to what is left. With [`OnFull::DropOldest`], and where there
+    /// is no group, no more than `backlog_max` entries are. Any pod may, at any time, and again.
+    fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog>;
 
     /// The end of this session will be owed to so many backends: resolves when another pod will tell
     /// it if this one cannot. It has its place from the moment of the call.

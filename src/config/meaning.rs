@@ -20,7 +20,7 @@ use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, bounded, keys, wire};
 use crate::gateway;
 use crate::hub;
-use crate::proto::paths::{Configured, Invalid, OnGap, Origins, Paths, Pattern, Slow};
+use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
 use crate::relay;
 use crate::trace;
 
@@ -74,6 +74,7 @@ pub fn settings(
         },
         broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
+        stream_backlog_max: wire.broker.stream_backlog_max,
         paths: paths(&wire)?,
         log: log(&wire.log)?,
         drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
@@ -111,7 +112,6 @@ fn redis(
         address,
         prefix: written.prefix.clone(),
         lease_ttl: written.lease_ttl.0,
-        stream_backlog_max: written.stream_backlog_max,
         publish_bytes_max,
         ask_timeout: written.unicast_timeout.0,
     }))
@@ -358,6 +358,7 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 flush_interval: flush_interval(wire, written, &at)?,
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
                 stream: stream(wire, written, &at)?,
+                on_full: on_full(written, &at)?,
             })
             .map_err(invalid)?;
     }
@@ -398,6 +399,19 @@ fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> 
         return Err(Fault::value(at.key("stream"), what).advise(advice));
     }
     Ok(backend.stream)
+}
+
+/// What becomes of messages that a stream has no room for.
+fn on_full(path: &wire::Path, at: &At) -> Result<OnFull, Fault> {
+    match &path.backend {
+        Some(wire::Backend { on_full: wire::OnFull::DropOldest, stream, .. }) if !stream => {
+            let what = "`on_full` speaks of a stream, and this path has none";
+            let at = at.key("backend").key("on_full");
+            Err(Fault::value(at, what).advise("add `stream = true`, or leave it out"))
+        }
+        Some(wire::Backend { on_full: wire::OnFull::DropOldest, .. }) => Ok(OnFull::DropOldest),
+        _ => Ok(OnFull::Backpressure),
+    }
 }
 
 /// Why the last of these paths is refused.

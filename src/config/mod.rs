@@ -49,6 +49,8 @@ pub struct Settings {
     pub broker: Option<broker::redis::Config>,
     /// Into how many streams the events of one path are parted.
     pub stream_partitions: u32,
+    /// How many entries of one stream may be unread before it counts as full.
+    pub stream_backlog_max: u64,
     /// At least one.
     pub paths: Paths,
     pub log: trace::Config,

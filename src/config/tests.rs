@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::grant::{Glob, Grant};
-use crate::proto::paths::{Configured, OnGap, Origins, Pattern, Slow};
+use crate::proto::paths::{Configured, OnFull, OnGap, Origins, Pattern, Slow};
 use crate::trace::Format;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
@@ -167,7 +167,7 @@ fn every_setting_gets_to_its_part() {
         path = "/ws/{x}"
         slow = "latest"
         concrete_paths_max = 17
-        backend = { stream = true }
+        backend = { stream = true, on_full = "drop_oldest" }
         "#,
         &[("SOME_KEY", " 0123456789abcdef\n")],
     );
@@ -204,8 +204,8 @@ fn every_setting_gets_to_its_part() {
     assert_eq!(settings.relay, relay);
     let broker = settings.broker.expect("a Redis");
     assert_eq!((broker.prefix.as_str(), broker.lease_ttl), ("other", second(7)));
-    assert_eq!((broker.ask_timeout, broker.stream_backlog_max), (second(1), 4));
-    assert_eq!(settings.stream_partitions, 3);
+    assert_eq!(broker.ask_timeout, second(1));
+    assert_eq!((settings.stream_partitions, settings.stream_backlog_max), (3, 4));
     assert_eq!((settings.api.publish_bytes_max, settings.api.batch_bytes_max), (2000, 3000));
     let [all, some] = &settings.api.keys[..] else { panic!("two keys") };
     assert_eq!((all.sha256[0], all.sha256[31]), (0xba, 0xad));
@@ -237,6 +237,7 @@ fn every_setting_gets_to_its_part() {
         slow: Slow::Latest,
         concrete_paths_max: 17,
         stream: true,
+        on_full: OnFull::DropOldest,
         ..Configured::new(x)
     };
     assert_eq!(paths, [room, x]);
@@ -324,6 +325,10 @@ fn streams_need_a_redis_and_no_echo() {
     let url = "[broker]\nurl = \"redis://localhost\"\n";
     good(&format!("{url}{WS}{stream}"), &[]);
     good(&format!("{WS}backend = {{ stream = false }}"), &[]);
+    let loose = "backend = { on_full = \"drop_oldest\" }";
+    bad_path(loose, &["f.toml:3:23: `on_full` speaks of a stream", "add `stream = true`"]);
+    let mistyped = "backend = { stream = true, on_full = \"drop-oldest\" }";
+    bad(&format!("{url}{WS}{mistyped}"), &["f.toml:5:", "mean \"drop_oldest\"?"]);
 }
 
 #[test]

@@ -139,7 +139,8 @@ pub struct Broker {
     /// Into how many streams the events of one path are parted, by session; the same on all pods.
     #[schemars(range(min = 1, max = 1024))]
     pub stream_partitions: u32,
-    /// About how many entries one stream keeps; the oldest go.
+    /// How many entries of one stream a group of readers may be behind before the stream counts as
+    /// full.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub stream_backlog_max: u64,
 }
@@ -279,6 +280,18 @@ pub struct Backend {
     /// Whether every event is appended to a stream in Redis.
     #[serde(default)]
     pub stream: bool,
+    /// What becomes of messages when too many wait for Redis, or too many of a stream are unread:
+    /// the clients that send them are not read until there is room, or the oldest are dropped.
+    #[serde(default)]
+    pub on_full: OnFull,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    #[default]
+    Backpressure,
+    DropOldest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

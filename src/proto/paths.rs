@@ -41,6 +41,8 @@ pub struct Configured {
     pub concrete_paths_max: usize,
     /// Whether events are appended to streams.
     pub stream: bool,
+    /// What becomes of messages when their stream can take no more.
+    pub on_full: OnFull,
 }
 
 /// What becomes of a session when it may have missed broadcasts: the way to all pods broke, or its
@@ -50,6 +52,16 @@ pub enum OnGap {
     Ignore,
     /// It is closed, so that it comes back and asks for what it needs.
     Close,
+}
+
+/// What becomes of messages when too many wait to be appended to a stream, or too many in it have
+/// not been read by a group. Connects and disconnects are appended whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFull {
+    /// The sessions that they come from are not read.
+    Backpressure,
+    /// The oldest go.
+    DropOldest,
 }
 
 /// What becomes of broadcasts that a session does not take in time. Unicasts, control frames and a
@@ -225,6 +237,7 @@ impl Configured {
             flush_interval: None,
             concrete_paths_max: 10_000,
             stream: false,
+            on_full: OnFull::Backpressure,
         }
     }
 

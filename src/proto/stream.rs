@@ -1,4 +1,4 @@
-//! One entry of a stream: an event as flat fields, and where it goes.
+//! Streams: an entry, which is an event as flat fields, where it goes, and what is known of there.
 
 use std::sync::Arc;
 
@@ -16,6 +16,24 @@ pub struct Entry {
     pub partition: u32,
     /// As `proto::event::fields` made them.
     pub fields: Vec<(&'static str, String)>,
+}
+
+/// One of the streams of a configured path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Part {
+    pub configured: Arc<str>,
+    pub partition: u32,
+}
+
+/// What was found in a stream after it was trimmed, in entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// What some group of its readers has not acknowledged; 0 where there is no group.
+    pub unread: u64,
+    /// All that is there.
+    pub length: u64,
+    /// What was trimmed although some group had not acknowledged it.
+    pub dropped: u64,
 }
 
 /// What became of an entry that was to be appended.
@@ -37,6 +55,10 @@ impl Entry {
             return None;
         }
         SessionId::parse(&of("session")?.1)
+    }
+
+    pub fn part(&self) -> Part {
+        Part { configured: self.configured.clone(), partition: self.partition }
     }
 
     /// What it holds while it waits, in bytes.

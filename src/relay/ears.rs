@@ -22,7 +22,7 @@ use crate::proto::partition::partition;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
 use crate::proto::session_id::SessionId;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Part};
 use crate::proto::traceparent::Traceparent;
 
 /// A session that had a place on a path has left it.
@@ -73,7 +73,9 @@ impl Ears {
         self.offer(&Who { id, path, configured, seq: LOST_SEQ }, None, &event);
     }
 
-    fn offer(&self, who: &Who<'_>, traceparent: Option<&Traceparent>, event: &Event<'_>) {
+    /// Answers how many of those who hear it can take no more of that session.
+    fn offer(&self, who: &Who<'_>, traceparent: Option<&Traceparent>, event: &Event<'_>) -> u8 {
+        let mut holds = 0;
         let head = Head {
             session: &who.id,
             path: who.path.as_str(),
@@ -83,11 +85,14 @@ impl Ears {
             traceparent,
         };
         if who.configured.stream {
-            self.stream.offer(Entry {
-                configured: who.configured.pattern.text().clone(),
-                partition: partition(&who.id, self.stream_partitions),
-                fields: event::fields(&head, event),
-            });
+            let Part { configured, partition } = self.part(who);
+            let entry = Entry { configured, partition, fields: event::fields(&head, event) };
+            if let Event::Message { .. } = event {
+                let on_full = who.configured.on_full;
+                holds += u8::from(self.stream.offer_message(entry, who.id, on_full));
+            } else {
+                self.stream.offer(entry);
+            }
         }
         if self.is_heard(who) {
             self.events.offer(Offered {
@@ -99,6 +104,13 @@ impl Ears {
                 origin: Origin::Own,
             });
         }
+        holds
+    }
+
+    /// Where the events of a session go.
+    fn part(&self, who: &Who<'_>) -> Part {
+        let configured = who.configured.pattern.text().clone();
+        Part { configured, partition: partition(&who.id, self.stream_partitions) }
     }
 
     fn is_wanted(&self, who: &Who<'_>) -> bool {
@@ -121,23 +133,28 @@ impl Inbound for Ears {
                 origin: greeting.origin.as_deref(),
                 query: greeting.query.as_deref(),
             };
-            self.offer(&who, greeting.traceparent.as_ref(), &event);
+            // Bounded by the number of sessions.
+            let _ = self.offer(&who, greeting.traceparent.as_ref(), &event);
         }
     }
 
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8 {
         if self.is_wanted(&who) {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
-            self.offer(&who, None, &Event::Message { msg: &msg });
+            return self.offer(&who, None, &Event::Message { msg: &msg });
         }
         0
     }
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
+        if who.configured.stream {
+            self.stream.forget(&self.part(&who), &who.id);
+        }
         if let Some((close, cause)) = end
             && self.is_wanted(&who)
         {
-            self.offer(&who, None, &Event::Disconnect { close, cause });
+            // Nothing more is read of it.
+            let _ = self.offer(&who, None, &Event::Disconnect { close, cause });
         }
         let departure = Departure {
             id: who.id,

@@ -1,17 +1,25 @@
-//! The writer of streams: takes what shards offered to Redis, batch after batch.
+//! The writer of streams: takes what shards offered to Redis, batch after batch, and looks after
+//! what is there.
 //!
 //! A batch is written until it is known that it was: Redis away means waiting, and an append of which
 //! nothing is known is made again. So events arrive at least once, those of one session for the first
 //! time in their order.
+//!
+//! Streams are trimmed by every pod that has added to them or finds them at its start, to what is not
+//! acknowledged by all; several that do so do no more than one. Whenever there is room again, the
+//! sessions that were held for want of it are read on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::parts::{Look, Scope};
 use crate::backend::stream::{Queue, Stream};
 use crate::broker::Failure;
-use crate::proto::stream::Fate;
+use crate::proto::paths::OnFull;
+use crate::proto::stream::{Fate, Part};
 use crate::relay::Relay;
 
 /// How long after a failed append it is tried again. Redis back is found out that soon.
@@ -20,23 +28,35 @@ const APPEND_AGAIN: Duration = Duration::from_millis(100);
 /// How often it is looked whether something was dropped, and logged if so.
 const COMPLAIN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often streams that may hold something are looked at and trimmed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often those are that sessions wait for: it is what a client may wait longer than it must.
+const LOOK_INTERVAL_PRESSED: Duration = Duration::from_millis(200);
+
+/// How far apart looks are at least, also when streams are filled faster than that.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 impl Relay {
-    /// Writes until the pod closes.
+    /// Writes until the pod closes. `partitions`: of each configured path.
     pub async fn write_streams(
         self: Arc<Self>,
         stream: Arc<Stream>,
         mut queue: Queue,
+        partitions: u32,
         closing: CancellationToken,
     ) {
         tokio::select! {
-            () = self.append_all(&mut queue) => {}
+            () = self.append_all(&stream, &mut queue) => {}
+            () = self.look_after(&stream, partitions) => {}
             () = complain(&stream) => {}
             () = closing.cancelled() => {}
         }
     }
 
-    async fn append_all(&self, queue: &mut Queue) {
-        while let Some(batch) = queue.batch().await {
+    async fn append_all(&self, stream: &Stream, queue: &mut Queue) {
+        loop {
+            let batch = queue.batch().await;
             let fates = match self.broker.append(batch).await {
                 Ok(fates) => fates,
                 Err(failure) => {
@@ -60,6 +80,53 @@ impl Relay {
                 self.broker.settle(&id);
             }
             queue.settle(&fates);
+            self.read_on(stream);
+        }
+    }
+
+    async fn look_after(&self, stream: &Stream, partitions: u32) {
+        for path in self.paths().iter().filter(|path| path.stream) {
+            for partition in 0..partitions {
+                stream.watch(Part { configured: path.pattern.text().clone(), partition });
+            }
+        }
+        let mut looked = None;
+        loop {
+            let is_due = looked.is_none_or(|at: Instant| at.elapsed() >= LOOK_INTERVAL);
+            let scope = match is_due {
+                true => {
+                    looked = Some(Instant::now());
+                    Scope::Used
+                }
+                false => Scope::Pressed,
+            };
+            let looks = stream.looks(scope);
+            join_all(looks.iter().map(|look| self.look(stream, look))).await;
+            stream.show();
+            self.read_on(stream);
+            tokio::time::sleep(LOOK_PAUSE).await;
+            let interval = match stream.is_pressed() {
+                true => LOOK_INTERVAL_PRESSED,
+                false => LOOK_INTERVAL,
+            };
+            // In time or not, it is looked.
+            let _ = tokio::time::timeout(interval, stream.pressed()).await;
+        }
+    }
+
+    async fn look(&self, stream: &Stream, look: &Look) {
+        let paths = self.paths();
+        let configured = paths.named(&look.part.configured);
+        let on_full = configured.map_or(OnFull::Backpressure, |configured| configured.on_full);
+        // What cannot be told now stays as it was; why is logged where it failed.
+        if let Ok(found) = self.broker.trim(&look.part, stream.backlog_max(), on_full).await {
+            stream.looked(look, found);
+        }
+    }
+
+    fn read_on(&self, stream: &Stream) {
+        for session in stream.freed() {
+            self.hub.read_on(session);
         }
     }
 }

@@ -138,7 +138,6 @@ impl Pod {
             address: Address::parse(url).expect("a good URL"),
             prefix: "pathcast".into(),
             lease_ttl: LEASE_TTL,
-            stream_backlog_max: 1_000,
             publish_bytes_max: PUBLISH_BYTES_MAX,
             ask_timeout: Duration::from_secs(2),
         };

@@ -343,6 +343,12 @@ impl Writer {
         let _ = within("the gateway takes bytes", written).await;
     }
 
+    /// As [`text`](Writer::text), however long the gateway lets it wait.
+    pub async fn text_whenever(&mut self, text: &str) {
+        // An error is the connection's end, which the reader tells better.
+        let _ = self.socket.write_all(&wire::frame(true, wire::TEXT, text.as_bytes())).await;
+    }
+
     pub async fn text(&mut self, text: &str) {
         self.raw(&wire::frame(true, wire::TEXT, text.as_bytes())).await;
     }

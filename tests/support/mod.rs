@@ -21,3 +21,4 @@ pub mod tls;
 pub mod traffic;
 pub mod wait;
 pub mod wire;
+pub mod workers;

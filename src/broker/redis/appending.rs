@@ -11,12 +11,11 @@ use crate::broker::redis::commands::NOT_TAKEN;
 use crate::broker::redis::names::Names;
 use crate::proto::stream::{Entry, Fate};
 
-/// `backlog_max`: about how many entries a stream keeps.
-pub fn transaction(entries: &[Entry], names: &Names, backlog_max: u64) -> Vec<Cmd> {
+pub fn transaction(entries: &[Entry], names: &Names) -> Vec<Cmd> {
     let addition = |entry: &Entry| {
         let mut addition = redis::cmd("XADD");
         addition.arg(names.stream(&entry.configured, entry.partition));
-        addition.arg("MAXLEN").arg("~").arg(backlog_max).arg("*");
+        addition.arg("*");
         for (name, text) in &entry.fields {
             addition.arg(*name).arg(text);
         }

@@ -22,6 +22,7 @@ pub mod pulse;
 pub mod roster;
 pub mod taps;
 pub mod tls;
+pub mod trimming;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::trimming::trim;
 use crate::broker::{
     Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
 };
@@ -51,9 +53,10 @@ use crate::metrics::Metrics;
 use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::roster::Member;
 use crate::proto::session_id::{PodId, SessionId};
-use crate::proto::stream::{Entry, Fate};
+use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
@@ -68,8 +71,6 @@ pub struct Config {
     pub prefix: String,
     /// How long a pod is believed to live after it was last heard of.
     pub lease_ttl: Duration,
-    /// About how many entries one stream keeps.
-    pub stream_backlog_max: u64,
     /// What a stranger may publish at once, as bytes of JSON.
     pub publish_bytes_max: usize,
     /// How long an answer may take; a question that is older when its turn comes is dropped.
@@ -83,7 +84,6 @@ pub struct Redis {
     asker: Arc<Asker>,
     roster: Arc<Roster>,
     claims: Arc<Claims>,
-    stream_backlog_max: u64,
 }
 
 /// Why there can be no link to a Redis, now or later.
@@ -114,14 +114,7 @@ impl Redis {
         metrics: Arc<Metrics>,
         lifecycle: &Lifecycle,
     ) -> Result<Redis, Unusable> {
-        let Config {
-            address,
-            prefix,
-            lease_ttl,
-            stream_backlog_max,
-            publish_bytes_max,
-            ask_timeout,
-        } = config;
+        let Config { address, prefix, lease_ttl, publish_bytes_max, ask_timeout } = config;
         let parts = Parts {
             pod,
             names: Names::new(prefix),
@@ -142,7 +135,7 @@ impl Redis {
         let link = Link::new(address, inbox.clone(), interests, taps.clone(), rosters);
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, asker, roster, claims, stream_backlog_max })
+        Ok(Redis { inbox, interest, taps, asker, roster, claims })
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
@@ -230,7 +223,7 @@ impl Broker for Redis {
 
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>> {
         let Inbox { names, pod, .. } = &*self.inbox;
-        let transaction = transaction(entries, names, self.stream_backlog_max);
+        let transaction = transaction(entries, names);
         let sent = self.send_events(fenced(names, *pod, transaction));
         let inbox = self.inbox.clone();
         Box::pin(async move {
@@ -268,6 +261,12 @@ impl Broker for Redis {
 
     fn adopt(&self, id: SessionId, owed: u8) -> Pending<()> {
         self.roster.adopt(id, owed)
+    }
+
+    fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog> {
+        let inbox = self.inbox.clone();
+        let key = inbox.names.stream(&part.configured, part.partition);
+        Box::pin(async move { trim(&inbox, &key, backlog_max, on_full).await })
     }
 
     fn outage(&self) -> Outage {
