@@ -37,12 +37,7 @@ const PREFIX: &str = "/v1/events";
 const BEAT: Duration = Duration::from_secs(15);
 
 pub fn calls() -> Vec<Call> {
-    let stream = ObjectBuilder::new().schema_type(Type::String).description(Some(
-        "`id:`, `event:` (connect, message, disconnect) and `data:`, the event as JSON on one \
-         line; a comment every 15 s; `event: gap` with `{\"missed\":n}` where events were lost, \
-         `null` where nobody knows how many.",
-    ));
-    let content = Content::new(Some(stream));
+    let content = Content::new(Some(schema()));
     let call = |route, id| {
         Call::get(
             route,
@@ -71,6 +66,15 @@ pub fn calls() -> Vec<Call> {
     ]
 }
 
+/// What a stream of events looks like.
+pub fn schema() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).description(Some(
+        "`id:`, `event:` (connect, message, disconnect) and `data:`, the event as JSON on one \
+         line; a comment every 15 s; `event: gap` with `{\"missed\":n}` where events were lost, \
+         `null` where nobody knows how many.",
+    ))
+}
+
 async fn events(
     extract::State(state): extract::State<State>,
     Extension(caller): Extension<Caller>,
@@ -79,6 +83,16 @@ async fn events(
     Parameters::parse(request.uri(), &[])?;
     let raw = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     let (topic, configured) = topic(&state.relay.paths(), &caller, raw)?;
+    listen(&state, topic, configured).await
+}
+
+/// The stream of a topic. `configured`: the text of the configured path that it is of, or the name
+/// of the upstream.
+pub async fn listen(
+    state: &State,
+    topic: Topic,
+    configured: Arc<str>,
+) -> Result<Response, Problem> {
     let place = state.listeners.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Unavailable, "this pod has as many listeners as it can serve")
     })?;

@@ -78,6 +78,11 @@ impl Stream {
         self.shared.waiting_bytes.load(Ordering::SeqCst) > 0
     }
 
+    /// What was offered and has not been settled, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared.waiting_bytes.load(Ordering::SeqCst)
+    }
+
     /// How many found no room since this was last asked.
     pub fn take_dropped(&self) -> u64 {
         self.shared.dropped.swap(0, Ordering::Relaxed)

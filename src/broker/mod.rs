@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod tenures;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::broker::tenures::Tenures;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
@@ -65,6 +67,9 @@ pub trait Broker: Send + Sync {
     /// became of each. After [`Failure::Unknown`] all or none were taken. Unlike everything else
     /// this may be called again then: readers know an event by its id.
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>>;
+
+    /// Who holds which upstream.
+    fn tenures(&self) -> &dyn Tenures;
 
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
@@ -129,6 +134,9 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// Whether anybody here wanted it.
     fn broadcast(&self, path: &Path, content: &Content) -> bool;
+
+    /// Somebody who is no pod published this for an upstream that this pod hears.
+    fn upstream(&self, name: &str, content: Content);
 
     /// The question takes its place among the broadcasts when this is called.
     fn ask(&self, ask: Ask) -> Pending<Answer>;

@@ -5,6 +5,7 @@
 //! broker's. Questions about a session go to the pod its id names, and that pod decides.
 
 pub mod attachment;
+pub mod desk;
 pub mod ears;
 pub mod hearsay;
 pub mod listening;
@@ -12,6 +13,7 @@ pub mod listing;
 pub mod local;
 pub mod streams;
 pub mod taps;
+pub mod upstreams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::taps::Taps;
+use crate::relay::upstreams::Upstreams;
 
 /// How long a publisher waits for a crowded pod before it is refused.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
@@ -106,6 +109,7 @@ pub struct Parts {
     pub hearsay: Arc<Hearsay>,
     /// Of this pod, to other pods' listeners.
     pub taps: Arc<Taps>,
+    pub upstreams: Arc<Upstreams>,
     pub metrics: Arc<Metrics>,
     pub paths: Arc<ArcSwap<Paths>>,
     /// Cancelled when the pod begins to leave.
@@ -120,6 +124,7 @@ pub struct Relay {
     events: Arc<Sse>,
     hearsay: Arc<Hearsay>,
     taps: Arc<Taps>,
+    upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
@@ -127,8 +132,21 @@ pub struct Relay {
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
-        let Parts { broker, hub, presence, events, hearsay, taps, metrics, paths, leaving } = parts;
-        Relay { config, broker, hub, presence, events, hearsay, taps, metrics, paths, leaving }
+        let Parts { broker, hub, presence, events, hearsay, taps, .. } = parts;
+        let Parts { upstreams, metrics, paths, leaving, .. } = parts;
+        Relay {
+            config,
+            broker,
+            hub,
+            presence,
+            events,
+            hearsay,
+            taps,
+            upstreams,
+            metrics,
+            paths,
+            leaving,
+        }
     }
 
     /// The configured paths, as of now.

@@ -32,6 +32,7 @@ use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::tenures::Keys;
 use crate::broker::redis::tls::choose_cryptography;
 use crate::broker::redis::{Address, envelope};
 use crate::clock::BootTime;
@@ -70,12 +71,20 @@ pub struct Link {
     commands: Arc<Commands>,
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
+    tenures: Arc<Keys>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
     lease: Arc<Lease>,
     metrics: Arc<Metrics>,
     closing: CancellationToken,
     complaints: Complaints,
+}
+
+/// What is to be heard.
+pub struct Wanted {
+    pub interest: Arc<Interest<Path>>,
+    pub taps: Arc<Taps>,
+    pub tenures: Arc<Keys>,
 }
 
 /// Why the link is down.
@@ -125,12 +134,8 @@ enum Role {
 }
 
 impl Link {
-    pub fn new(
-        address: Address,
-        inbox: Arc<Inbox>,
-        interest: Arc<Interest<Path>>,
-        taps: Arc<Taps>,
-    ) -> Result<Link, RedisError> {
+    pub fn new(address: Address, inbox: Arc<Inbox>, wanted: Wanted) -> Result<Link, RedisError> {
+        let Wanted { interest, taps, tenures } = wanted;
         if address.is_secured() {
             choose_cryptography();
         }
@@ -148,6 +153,7 @@ impl Link {
             closing: inbox.lifecycle.closing().clone(),
             interest,
             taps,
+            tenures,
             inbox,
             complaints: Complaints::default(),
         })
@@ -194,6 +200,7 @@ impl Link {
     async fn connect(&self) -> Result<Connections, Fault> {
         self.interest.restart();
         self.taps.interest.restart();
+        self.tenures.interest.restart();
         let epoch = self.inbox.begin();
         let lost = Arc::new(Notify::new());
         let (mut publishing, mut subscribing) =
@@ -263,6 +270,7 @@ impl Link {
         self.commands.open();
         self.interest.open();
         self.taps.interest.open();
+        self.tenures.interest.open();
         self.metrics.broker.up.set(1);
         tracing::info!("Redis is there");
     }
@@ -272,6 +280,7 @@ impl Link {
         self.commands.close(Instant::now());
         self.interest.close();
         self.taps.interest.close();
+        self.tenures.interest.close();
     }
 
     /// Until something breaks.
@@ -294,12 +303,15 @@ impl Link {
             tokio::select! {
                 () = self.interest.asked() => {}
                 () = self.taps.interest.asked() => {}
+                () = self.tenures.interest.asked() => {}
                 _ = linger.tick() => {
                     let now = Instant::now();
                     let out = self.interest.expire(now).into_iter().map(|path| self.names.out(&path));
                     let told = self.taps.interest.expire(now);
                     let told = told.into_iter().map(|configured| self.names.events(&configured));
-                    let expired: Vec<String> = out.chain(told).collect();
+                    let up = self.tenures.interest.expire(now);
+                    let up = up.into_iter().map(|name| self.names.up(&name));
+                    let expired: Vec<String> = out.chain(told).chain(up).collect();
                     for chunk in expired.chunks(SUBSCRIBE_CHUNK) {
                         if let Err(error) = connection.unsubscribe(chunk).await {
                             return error.into();
@@ -318,7 +330,9 @@ impl Link {
         let out = |path: &Path| self.names.out(path);
         self.subscribe_to(connection, &self.interest, out).await?;
         let told = |configured: &Arc<str>| self.names.events(configured);
-        self.subscribe_to(connection, &self.taps.interest, told).await
+        self.subscribe_to(connection, &self.taps.interest, told).await?;
+        let up = |name: &Arc<str>| self.names.up(name);
+        self.subscribe_to(connection, &self.tenures.interest, up).await
     }
 
     async fn subscribe_to<P: Clone + Eq + Hash>(

@@ -18,6 +18,7 @@ pub mod link;
 pub mod names;
 pub mod pulse;
 pub mod taps;
+pub mod tenures;
 pub mod tls;
 
 use std::sync::Arc;
@@ -34,9 +35,11 @@ use crate::broker::redis::commands::Commands;
 use crate::broker::redis::inbox::{Inbox, Parts};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
-use crate::broker::redis::link::Link;
+use crate::broker::redis::link::{Link, Wanted};
 use crate::broker::redis::names::Names;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::tenures::Keys;
+use crate::broker::tenures::Tenures;
 use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
 use crate::clock::{BootTime, unix_ms};
 use crate::lifecycle::Lifecycle;
@@ -72,6 +75,7 @@ pub struct Redis {
     inbox: Arc<Inbox>,
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
+    tenures: Arc<Keys>,
     asker: Arc<Asker>,
     stream_backlog_max: u64,
 }
@@ -126,10 +130,13 @@ impl Redis {
         let interest = Arc::new(Interest::default());
         let taps = Arc::new(Taps::new(inbox.clone()));
         let asker = Arc::new(Asker::new(inbox.clone(), lease_ttl, ask_timeout));
-        let link = Link::new(address, inbox.clone(), interest.clone(), taps.clone());
+        let tenures = Arc::new(Keys::new(inbox.clone()));
+        let wanted =
+            Wanted { interest: interest.clone(), taps: taps.clone(), tenures: tenures.clone() };
+        let link = Link::new(address, inbox.clone(), wanted);
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, asker, stream_backlog_max })
+        Ok(Redis { inbox, interest, taps, tenures, asker, stream_backlog_max })
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
@@ -221,6 +228,10 @@ impl Broker for Redis {
         let sent =
             self.send_events(transaction(entries, &self.inbox.names, self.stream_backlog_max));
         Box::pin(async move { fates(sent.await?) })
+    }
+
+    fn tenures(&self) -> &dyn Tenures {
+        &*self.tenures
     }
 
     fn outage(&self) -> Outage {
