@@ -27,6 +27,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::close::Cause;
 use crate::proto::millis::millis;
+use crate::proto::paths::Paths;
 use crate::proto::session_id::PodId;
 use crate::relay::desk::Desk;
 use crate::relay::ears::Ears;
@@ -53,6 +54,7 @@ pub struct App {
     hub: Arc<Hub>,
     events: Arc<Sse>,
     stream: Arc<Stream>,
+    ears: Arc<Ears>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -93,8 +95,9 @@ impl App {
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
         let (ears, departures) = Ears::new(events.clone(), stream.clone(), partitions);
-        let ears: Arc<dyn Inbound> = Arc::new(ears);
-        let hub = Hub::start(pod, settings.hub, &metrics, &ears).map_err(Error::Shards)?;
+        let ears = Arc::new(ears);
+        let inbound: Arc<dyn Inbound> = ears.clone();
+        let hub = Hub::start(pod, settings.hub, &metrics, &inbound).map_err(Error::Shards)?;
         let hub = Arc::new(hub);
         let presence = Arc::new(Presence::new(hub.shards()));
         let paths = Arc::new(ArcSwap::from_pointee(settings.paths));
@@ -148,6 +151,7 @@ impl App {
         lifecycle.spawn(relay.clone().tell_taps(tapped, lifecycle.clone()));
         lifecycle.spawn(relay.clone().keep_hearing(closing.clone()));
         lifecycle.spawn(relay.clone().write_streams(stream.clone(), queue, closing.clone()));
+        lifecycle.spawn(relay.clone().tell_orphans(ears.clone(), lifecycle.clone()));
 
         let (api_listener, api) = listen(settings.api.listen, "the API")?;
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;
@@ -161,7 +165,19 @@ impl App {
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
-        Ok(App { relay, hub, events, stream, metrics, lifecycle, drain, source, clients, api })
+        Ok(App {
+            relay,
+            hub,
+            events,
+            stream,
+            ears,
+            metrics,
+            lifecycle,
+            drain,
+            source,
+            clients,
+            api,
+        })
     }
 
     /// Where clients connect.
@@ -188,6 +204,40 @@ impl App {
     /// The changes of the configuration file. Without a file there are none.
     pub fn changes(&self) -> Changes {
         Changes::of(self.source.path.clone().into_iter().collect())
+    }
+
+    /// Resolves when other pods have taken this one for dead, and told the ends of its sessions.
+    pub fn claimed(&self) -> impl Future<Output = ()> + use<> {
+        self.lifecycle.claimed().clone().cancelled_owned()
+    }
+
+    /// Ends the sessions of a pod that was taken for dead, without a word of it to anybody else, and
+    /// then the pod. The paths as they were last configured, for the next one.
+    pub async fn give_up(self) -> Paths {
+        let sessions = self.hub.occupied();
+        tracing::error!(
+            sessions,
+            "this pod was away for longer than its lease and taken for dead: its sessions end, and \
+             it begins anew under another id"
+        );
+        self.ears.mute();
+        self.metrics.draining.set(1);
+        self.lifecycle.draining().cancel();
+        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
+        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
+        let ended = async {
+            while self.hub.occupied() > 0 {
+                tokio::time::sleep(LEAVE_POLL).await;
+            }
+        };
+        if tokio::time::timeout(self.drain.timeout, ended).await.is_err() {
+            tracing::warn!(sessions = self.hub.occupied(), "left in mid-farewell");
+        }
+        if !self.lifecycle.finish(FINISH_TIMEOUT).await {
+            tracing::warn!("some requests did not end in time");
+        }
+        self.hub.stop();
+        Paths::clone(&self.relay.paths())
     }
 
     /// Leaves in good order: nothing new comes in, every session is told 1012 with a time to come

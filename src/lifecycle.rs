@@ -17,6 +17,7 @@ pub struct Lifecycle {
     tasks: TaskTracker,
     draining: CancellationToken,
     closing: CancellationToken,
+    claimed: CancellationToken,
 }
 
 impl Lifecycle {
@@ -32,6 +33,12 @@ impl Lifecycle {
     /// Cancelled when the sessions have been told: finish and end.
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
+    }
+
+    /// Cancelled when another pod has told the ends of this one's sessions: no event of them may leave
+    /// any more, and this pod has to begin anew under another id.
+    pub fn claimed(&self) -> &CancellationToken {
+        &self.claimed
     }
 
     /// Waits for every task, at most `limit`; whether all of them ended.

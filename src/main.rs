@@ -50,31 +50,39 @@ fn serve(source: Source) -> anyhow::Result<()> {
     runtime.block_on(run(settings, source))
 }
 
-async fn run(settings: Settings, source: Source) -> anyhow::Result<()> {
+async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    loop {
+        let app = App::start(settings.clone(), source.clone()).await?;
+        announce(&app, &settings);
+        // A pod that begins anew keeps its doors, also where the kernel chose them.
+        settings.gateway.listen = app.clients();
+        settings.api.listen = app.api();
+        let mut changes = app.changes();
+        loop {
+            tokio::select! {
+                wish = signals.next() => match wish {
+                    Wish::Reload => app.reload(),
+                    Wish::Leave => {
+                        let hurry = async { while signals.next().await != Wish::Leave {} };
+                        app.leave(hurry).await;
+                        return Ok(());
+                    }
+                },
+                () = changes.next() => app.reload(),
+                () = app.claimed() => break,
+            }
+        }
+        settings.paths = app.give_up().await;
+    }
+}
+
+/// Says where the doors are. Nobody may be reading; that is no reason not to serve.
+fn announce(app: &App, settings: &Settings) {
     let scheme = if settings.gateway.tls.is_some() { "wss" } else { "ws" };
     let paths: Vec<String> =
         settings.paths.iter().map(|path| path.pattern.text().to_string()).collect();
     let broker = if settings.broker.is_some() { "Redis" } else { "the memory broker" };
-    let app = App::start(settings, source).await?;
-    announce(&app, broker, scheme, &paths);
-    let mut changes = app.changes();
-    loop {
-        tokio::select! {
-            wish = signals.next() => match wish {
-                Wish::Reload => app.reload(),
-                Wish::Leave => break,
-            },
-            () = changes.next() => app.reload(),
-        }
-    }
-    let hurry = async { while signals.next().await != Wish::Leave {} };
-    app.leave(hurry).await;
-    Ok(())
-}
-
-/// Says where the doors are. Nobody may be reading; that is no reason not to serve.
-fn announce(app: &App, broker: &str, scheme: &str, paths: &[String]) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,

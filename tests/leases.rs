@@ -44,7 +44,9 @@ impl Trial {
         server.command(&["ACL", "SETUSER", "lessee", "on", ">word", "~*", "&*", "+@all"]);
         let own = format!("redis://lessee:word@127.0.0.1:{}", server.port);
         let talked_at = start(&own).await;
-        let heard_at = start(&server.url()).await;
+        // One that may not claim the other, whose lease is to lapse for longer than is needed for that.
+        server.command(&["ACL", "SETUSER", "witness", "on", ">word", "~*", "&*", "+@all", "-eval"]);
+        let heard_at = start(&format!("redis://witness:word@127.0.0.1:{}", server.port)).await;
         let events = heard_at.listen("/ws").await;
         Trial { server, talked_at, _heard_at: heard_at, events }
     }

@@ -1,7 +1,10 @@
 //! The load of the benches finds what it is there to find: a figure of a run that lost something
 //! must not look like one.
 
+mod support;
+
 use pathcast::cli::load::frames::{self, Frame, Walk};
+use pathcast::cli::load::inflate;
 use pathcast::cli::load::sequence::{Arrival, Sequence};
 use pathcast::cli::load::stamp::Stamp;
 use pathcast::cli::load::window::Window;
@@ -52,6 +55,9 @@ fn heard(bytes: &[u8], size: usize) -> Vec<String> {
         let outcome = walk.walk(piece, |frame| {
             heard.push(match frame {
                 Frame::Message { stamp, bytes } => format!("message {} of {bytes}", stamp.seq),
+                Frame::Deflated { bytes, payload } => {
+                    format!("deflated {bytes}, whole {}", payload.is_some())
+                }
                 Frame::Ping(payload) => format!("ping {payload:?}"),
                 Frame::Close(code) => format!("close {code}"),
             });
@@ -84,7 +90,8 @@ fn a_walk_hears_the_same_however_the_bytes_are_cut() {
 fn a_walk_refuses_what_a_server_must_not_send() {
     let refuses = |bytes: &[u8]| Walk::default().walk(bytes, |_| {}).is_err();
     assert!(refuses(&server_frame(0x02, &[0; 20])), "a fragment");
-    assert!(refuses(&server_frame(0xc2, &[0; 20])), "a reserved bit");
+    assert!(refuses(&server_frame(0xa2, &[0; 20])), "a reserved bit");
+    assert!(refuses(&server_frame(0xc9, &[0; 20])), "a deflated ping");
     assert!(refuses(&server_frame(0x82, &[0; 15])), "no stamp");
     assert!(refuses(&server_frame(0x83, &[0; 20])), "an unknown opcode");
     for masked in [frames::text(b"x"), frames::pong(b""), frames::close()] {
@@ -105,4 +112,30 @@ fn a_window_is_full_until_everybody_has_its_oldest_message() {
     assert!(!window.is_empty());
     window.arrived(2);
     assert!(window.is_empty());
+}
+
+#[test]
+fn a_window_over_several_paths_counts_a_message_that_overtook_when_its_turn_comes() {
+    let mut window = Window::new(2, 1);
+    assert_eq!([window.begin(), window.begin()], [Some(0), Some(1)]);
+    window.arrived(1);
+    assert_eq!((window.done(), window.begin()), (0, None));
+    window.arrived(0);
+    assert_eq!((window.done(), window.begin()), (2, Some(2)));
+}
+
+#[test]
+fn a_deflated_message_is_told_with_its_payload_where_that_has_come_at_once() {
+    let frame = server_frame(0xc2, &[7; 200]);
+    assert_eq!(heard(&frame, frame.len()), ["deflated 200, whole true"]);
+    assert_eq!(heard(&frame, 64), ["deflated 200, whole false"]);
+}
+
+#[test]
+fn the_stamp_of_a_deflated_message_can_be_read() {
+    let mut message = Vec::new();
+    Stamp { seq: 7, sent_ns: 9 }.write(&mut message, 1_000);
+    let stamp = inflate::stamp(&support::wire::deflate(&message)).expect("a message");
+    assert_eq!(stamp, Stamp { seq: 7, sent_ns: 9 });
+    assert!(inflate::stamp(&[0xff; 20]).is_err());
 }

@@ -9,6 +9,7 @@ use pathcast::broker::{Failure, Letter, Peer};
 use pathcast::proto::ask::{Answer, Ask};
 use pathcast::proto::envelope::{Body, Envelope};
 use pathcast::proto::event::Kind;
+use pathcast::proto::roster::Member;
 use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::proto::stream::Entry;
 use pathcast::proto::stream::Fate::{Refused, Taken};
@@ -371,36 +372,53 @@ async fn a_pod_is_always_among_the_pods() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_comes_back_while_it_is_taken_for_dead_stays_among_the_pods() {
+async fn a_dead_pod_is_claimed_by_one_that_lives_until_its_ends_have_been_told() {
+    const C: PodId = PodId(*b"pod-c---");
+    const D: PodId = PodId(*b"pod-d---");
     let server = Redis::start();
     let a = Pod::start(A, &server).await;
-    let (lease, counts) = (format!("pathcast:lease:{B}"), r#"{"sessions":7}"#);
-    let pods = eventually("a pod that comes back in that moment", async || {
-        let mut back = server.connect().await;
-        server.command(&["DEL", &lease]);
-        server.command(&["SADD", "pathcast:pods", &B.to_string()]);
-        // Redis answers what reads, and lets wait what writes, in order.
-        server.command(&["CLIENT", "PAUSE", "1000", "WRITE"]);
-        back.send(&[b"SET", lease.as_bytes(), counts.as_bytes()]).await;
-        back.send(&[b"SADD", b"pathcast:pods", B.to_string().as_bytes()]).await;
-        let waits = |command| server.command(&["CLIENT", "LIST"]).contains(command);
-        eventually("a pod's first write", async || waits("cmd=set").then_some(())).await;
-        let pods = tokio::spawn(in_time(a.broker.pods()));
-        // Unless the pod wrote something else just before.
-        let begun = Instant::now();
-        while !waits("cmd=srem") && begun.elapsed() < LEASE_TTL / 4 {
-            support::wait::poll_pause().await;
-        }
-        let is_meant = waits("cmd=srem");
-        server.command(&["CLIENT", "UNPAUSE"]);
-        let pods = pods.await.expect("it asked").expect("pods");
-        back.next().await;
-        back.next().await;
-        is_meant.then_some(pods)
-    })
-    .await;
-    assert!(pods.contains(&Peer { pod: B, sessions: Some(7) }), "{pods:?}");
-    assert_eq!(server.command(&["SISMEMBER", "pathcast:pods", &B.to_string()]), "1");
+    let c = Pod::start(C, &server).await;
+    let session = |pod| SessionId { pod, ..SessionId::MIN };
+    let member = Member { configured: CONFIGURED.into(), path: path("/ws/1") };
+    for pod in [B, D] {
+        let (roster, id) = (format!("pathcast:roster:{pod}"), session(pod).to_string());
+        server.command(&["HSET", &roster, &id, &member.text()]);
+    }
+    let pods = |command| server.command(&[command, "pathcast:pods", &B.to_string()]);
+    let claimed = async |pod: &Pod| in_time(pod.broker.claim()).await.expect("Redis is there");
+    let claims = async |pod: &Pod, expected| {
+        let found = async || (claimed(pod).await == Some(expected)).then_some(());
+        eventually("a claim", found).await;
+    };
+
+    pods("SADD");
+    claims(&a, B).await;
+    // This one would know as well, and sees that it is taken care of.
+    server.command(&["SADD", "pathcast:pods", &D.to_string()]);
+    claims(&c, D).await;
+    assert_eq!(claimed(&c).await, Some(D));
+    // One that comes back just now is not dead. (The claim would keep it from that.)
+    let lease = format!("pathcast:lease:{B}");
+    server.command(&["SET", &lease, "{}"]);
+    assert_eq!(claimed(&a).await, None);
+    server.command(&["DEL", &lease]);
+    assert_eq!(claimed(&a).await, Some(B));
+
+    let orphans = in_time(a.broker.orphans(B, 0)).await.expect("Redis is there");
+    assert_eq!((orphans.members, orphans.next), (vec![(session(B), member)], None));
+    let mut owed = a.broker.adopt(session(B), 2);
+    a.broker.settle(&session(B));
+    assert_eq!(claimed(&a).await, Some(B), "one backend has not taken it yet");
+    assert!(futures_util::FutureExt::now_or_never(&mut owed).is_none());
+    a.broker.settle(&session(B));
+    assert_eq!(in_time(owed).await, Ok(()));
+    assert_eq!(pods("SISMEMBER"), "1");
+    assert_eq!(claimed(&a).await, None);
+    assert_eq!(pods("SISMEMBER"), "0");
+
+    // A claim lasts as long as its owner.
+    drop(c);
+    claims(&a, D).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,7 +215,8 @@ async fn a_stream_that_redis_refuses_stops_no_other() {
         (found.len() == 2).then_some(())
     })
     .await;
-    let keys = ["lease:*", "pods", "tap:*", "in:/ws:*"].map(|key| format!("~pathcast:{key}"));
+    let keys = ["lease:*", "pods", "tap:*", "roster:*", "claim:*", "in:/ws:*"]
+        .map(|key| format!("~pathcast:{key}"));
     let user = ["ACL", "SETUSER", "default", "resetkeys"].into_iter();
     let user: Vec<_> = user.chain(keys.iter().map(String::as_str)).collect();
     assert_eq!(server.command(&user), "OK");

@@ -12,8 +12,8 @@ use support::tls::{Certificate, ask};
 use support::wait::{eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{HandshakeKind, SupportedProtocolVersion};
 
 struct Door {
     gateway: Gateway,
@@ -253,6 +253,28 @@ async fn a_replaced_certificate_is_taken_and_open_sessions_stay() {
     door.broadcast("both").await;
     before.expect_text("both").await;
     after.expect_text("both").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_back_resumes_however_many_came_meanwhile() {
+    /// More than a table of sessions would hold.
+    const OTHERS: usize = 300;
+    let door = Door::open_with("").await;
+    for version in [&TLS12, &TLS13] {
+        let visitor = door.certificate.visitor(version);
+        let come = async || {
+            let stream = visitor.connect(door.gateway.clients).await.expect("it is trusted");
+            let kind = stream.get_ref().1.handshake_kind();
+            // The ticket comes before the answer.
+            ask(stream, &Request::upgrade("/ws")).await.expect("the path is open");
+            kind
+        };
+        assert_eq!(come().await, Some(HandshakeKind::Full), "{version:?}");
+        for _ in 0..OTHERS {
+            door.client("/ws", version).await;
+        }
+        assert_eq!(come().await, Some(HandshakeKind::Resumed), "{version:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,8 @@ struct Server {
     /// Frames that wait, end to end, and where each ends.
     frames: Vec<u8>,
     ends: Vec<usize>,
-    rounds: u64,
+    /// To clients.
+    writes: u64,
     buffer: Box<[u8]>,
 }
 
@@ -92,7 +93,7 @@ pub fn serve(limit: Limit) -> anyhow::Result<()> {
         clients: Vec::new(),
         frames: Vec::new(),
         ends: Vec::new(),
-        rounds: 0,
+        writes: 0,
         buffer: vec![0; 256 * 1024].into_boxed_slice(),
     };
     server.run()
@@ -194,7 +195,7 @@ impl Server {
                 self.ends.push(self.frames.len());
                 answers.extend_from_slice(TAKEN);
             } else if text.starts_with("GET /metrics ") {
-                let body = format!("pathcast_fanout_seconds_count {}\n", self.rounds);
+                let body = format!("pathcast_delivery_writes_total {}\n", self.writes);
                 let length = body.len();
                 write!(answers, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")?;
             } else if text.contains("Upgrade: websocket") {
@@ -241,7 +242,7 @@ impl Server {
                 }
             }
             from = end;
-            self.rounds += 1;
+            self.writes += self.clients.len() as u64;
         }
         self.frames.clear();
         self.ends.clear();

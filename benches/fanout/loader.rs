@@ -174,7 +174,7 @@ pub fn serve(orders: &str) -> anyhow::Result<()> {
 }
 
 fn hear(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
-    let mut crowd = Crowd::new()?;
+    let mut crowd = Crowd::new(None)?;
     connect(&mut crowd, orders)?;
     // How many have each message, by its number.
     let mut heard: Vec<usize> = Vec::new();
@@ -197,7 +197,7 @@ fn hear(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
 }
 
 fn storm(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
-    let mut crowd = Crowd::new()?;
+    let mut crowd = Crowd::new(None)?;
     while words.recv().is_ok() {
         connect(&mut crowd, orders)?;
         if words.recv().is_ok() {

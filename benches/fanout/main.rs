@@ -11,7 +11,13 @@
 //! many frames one write carries, and with that the cost of a delivery.
 
 mod bench;
+mod calls;
+mod capacity;
+mod certificate;
+mod counted;
 mod crowd;
+mod deflate;
+mod growth;
 mod limit;
 mod loader;
 mod machine;
@@ -27,6 +33,9 @@ mod rush;
 mod server;
 mod side;
 mod single;
+#[cfg(target_arch = "x86_64")]
+mod steps;
+mod strace;
 mod verdicts;
 
 use std::path::PathBuf;
@@ -62,9 +71,10 @@ struct Options {
     /// Length of a message.
     #[arg(long, default_value_t = 100)]
     bytes: usize,
-    /// How long a saturated row is measured, in seconds.
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    /// How long a row is measured that is measured once, in seconds: 10 without it, and 90 for the
+    /// rest of idle sessions.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Pairs of a row that compares.
     #[arg(long, default_value_t = 9)]
     pairs: usize,
@@ -77,6 +87,9 @@ struct Options {
     /// Be one of the limits instead of measuring.
     #[arg(long, value_enum, hide = true)]
     limit: Option<Limit>,
+    /// Be a gateway that counts its allocations, with these settings.
+    #[arg(long, hide = true)]
+    counted: Option<PathBuf>,
     /// Be a crowd instead of measuring, as these orders say.
     #[arg(long, hide = true)]
     loader: Option<String>,
@@ -102,12 +115,20 @@ enum Row {
     Redis,
     /// A busy path beside idle ones, and alone, pair by pair.
     Aside,
+    /// The same gateway with TLS and without, pair by pair.
+    Tls,
     /// Unicasts with their verdicts, at one pod and across two.
     Verdicts,
     /// Memory of 10,000 idle sessions.
     Idle,
     /// 10,000 connects, again and again.
     Storm,
+    /// What the hot path does not do: further writes, allocations, atomics, waits.
+    Calls,
+    /// Deflated messages beside plain ones, pair by pair.
+    Deflate,
+    /// How cost grows: with clients, sizes, paths, pods, shards; and what follows for many.
+    Growth,
     /// What live traffic feels of a storm of connects.
     Rush,
     /// 90,000 sessions at five gateways on one Redis.
@@ -121,12 +142,16 @@ const ROWS: &[(Row, Measure)] = &[
     (Row::Limits, pairs::limits),
     (Row::Redis, pairs::redis),
     (Row::Aside, pairs::aside),
+    (Row::Tls, pairs::tls),
     (Row::Saturated, single::saturated),
     (Row::Paced, single::paced),
     (Row::Unicast, single::unicast),
     (Row::Verdicts, verdicts::verdicts),
     (Row::Idle, memory::idle),
     (Row::Storm, memory::storm),
+    (Row::Calls, calls::calls),
+    (Row::Deflate, deflate::deflate),
+    (Row::Growth, growth::growth),
     (Row::Rush, rush::rush),
     (Row::Crowd, crowd::crowd),
 ];
@@ -140,6 +165,9 @@ fn main() -> anyhow::Result<()> {
     if let Some(limit) = options.limit {
         return limit::serve(limit);
     }
+    if let Some(settings) = &options.counted {
+        return counted::serve(settings);
+    }
     if let Some(orders) = &options.loader {
         return loader::serve(orders);
     }
@@ -148,13 +176,13 @@ fn main() -> anyhow::Result<()> {
     split.settle()?;
     let program = options.gateway.clone();
     let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_pathcast").into());
-    let mut bench = Bench { options, split, program, report: Report::default(), plot: None };
+    let mut bench = Bench { options, split, program, report: Report::default(), plots: Vec::new() };
     let outcome = run(&mut bench);
     let figures = format!("{machine}; {}\n\n{}", bench.split.describe(), bench.report);
     println!("{figures}");
     outcome?;
     match bench.options.write {
-        true => page::write(&figures, bench.plot.as_deref()),
+        true => page::write(&figures, &bench.plots),
         false => Ok(()),
     }
 }

@@ -4,7 +4,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::frames;
 use pathcast::cli::load::publisher::Publisher;
 use pathcast::cli::load::stamp::Stamp;
@@ -13,7 +12,7 @@ use crate::bench::Bench;
 use crate::process::Memory;
 use crate::redis::Redis;
 use crate::report::{grouped, micros_each};
-use crate::server::{CROWD, Setup};
+use crate::server::{CROWD, Door, Setup};
 
 /// Short, so that two of them fit into a run; what they cost does not hang on it.
 const HEARTBEAT_S: u64 = 4;
@@ -33,6 +32,7 @@ const IN_FLIGHT: usize = 64;
 pub fn idle(bench: &mut Bench) -> anyhow::Result<()> {
     let setup = Setup { heartbeat_s: HEARTBEAT_S, ..bench.setup() };
     rest(bench, "idle session", &setup)?;
+    rest(bench, "idle session with TLS", &Setup { door: Door::Tls, ..setup.clone() })?;
     let redis = Redis::start(bench.split.load.as_deref())?;
     let redis = Some(redis.url());
     let crowd = "backend = { stream = true }";
@@ -44,7 +44,7 @@ fn rest(bench: &mut Bench, what: &str, setup: &Setup) -> anyhow::Result<()> {
     let gateway = bench.gateway(setup)?;
     sleep(SETTLE);
     let before = gateway.process.memory()?;
-    let mut crowd = Crowd::new()?;
+    let mut crowd = gateway.crowd()?;
     crowd.connect(gateway.clients, clients, |_| CROWD.to_owned(), IN_FLIGHT)?;
     let mut message = Vec::new();
     Stamp { seq: 0, sent_ns: 0 }.write(&mut message, bench.options.bytes);
@@ -59,7 +59,7 @@ fn rest(bench: &mut Bench, what: &str, setup: &Setup) -> anyhow::Result<()> {
         crowd.turn(Duration::from_millis(50), |_| {})?;
         crowd.check()?;
     }
-    let rest = if bench.options.quick { SETTLE } else { REST };
+    let rest = bench.span_or(REST);
     while begun.elapsed() < rest {
         crowd.turn(Duration::from_millis(50), |_| {})?;
     }
@@ -84,19 +84,27 @@ fn rest(bench: &mut Bench, what: &str, setup: &Setup) -> anyhow::Result<()> {
 
 /// 10,000 connects, again and again; on one path, and each on a path of its own.
 pub fn storm(bench: &mut Bench) -> anyhow::Result<()> {
-    rounds(bench, "one path", |_| CROWD.to_owned())?;
-    rounds(bench, "a path for each", |number| format!("/rooms/{number}"))
+    let plain = bench.setup();
+    rounds(bench, "one path", &plain, |_| CROWD.to_owned())?;
+    let tls = Setup { door: Door::Tls, ..plain.clone() };
+    rounds(bench, "one path, TLS", &tls, |_| CROWD.to_owned())?;
+    rounds(bench, "a path for each", &plain, |number| format!("/rooms/{number}"))
 }
 
-fn rounds(bench: &mut Bench, what: &str, path: impl Fn(usize) -> String) -> anyhow::Result<()> {
+fn rounds(
+    bench: &mut Bench,
+    what: &str,
+    setup: &Setup,
+    path: impl Fn(usize) -> String,
+) -> anyhow::Result<()> {
     const ROUNDS: usize = 5;
     let clients = bench.scaled(CLIENTS);
-    let gateway = bench.gateway(&bench.setup())?;
+    let gateway = bench.gateway(setup)?;
     sleep(SETTLE);
     let mut memory = vec![gateway.process.memory()?];
     let (mut cpu, mut pace) = (Vec::new(), Vec::new());
     let mut full_kib = 0;
-    let mut crowd = Crowd::new()?;
+    let mut crowd = gateway.crowd()?;
     for _ in 0..ROUNDS {
         let (cpu_before, begun) = (gateway.process.cpu()?, Instant::now());
         crowd.connect(gateway.clients, clients, &path, IN_FLIGHT)?;

@@ -6,20 +6,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::latency::Latency;
 
+use crate::Options;
 use crate::bench::{Bench, check_faults};
 use crate::limit::Limit;
 use crate::plot;
 use crate::redis::{Redis, Stranger};
 use crate::report::grouped;
-use crate::server::{CROWD, Server, Setup};
+use crate::server::{CROWD, Door, Server, Setup};
 use crate::side::{Load, Measured, Side};
 use crate::single::PACE;
 
 /// How long each side of a pair is measured.
-const SPAN: Duration = Duration::from_secs(2);
+pub const SPAN: Duration = Duration::from_secs(2);
 
 /// Before it: the sides wake each other's caches up.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -27,6 +27,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// How much dearer than its limit the gateway may be.
 const LIMITS: &[Row] = &[
     Row::saturated(16, 1_000, 100, 1.1),
+    Row { join_pause: "500us", ..Row::saturated(16, 1_000, 100, 0.95) },
     Row::saturated(1, 1_000, 100, 1.2),
     Row::saturated(4, 1_000, 100, 1.2),
     Row::saturated(64, 1_000, 100, 1.2),
@@ -47,14 +48,16 @@ struct Row {
     clients: usize,
     /// Of a message.
     bytes: usize,
+    /// Of the gateway.
+    join_pause: &'static str,
     bar: f64,
 }
 
 /// All pairs of a row.
 #[derive(Debug, Default)]
 pub struct Pairs {
-    own: Vec<Measured>,
-    other: Vec<Measured>,
+    pub own: Vec<Measured>,
+    pub other: Vec<Measured>,
     /// Of the paced ones, all pairs together.
     latencies: [Latency; 2],
 }
@@ -73,7 +76,8 @@ pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
     for row in LIMITS {
         let load = Load { window: row.window, bytes: row.bytes, poll: bench.poll() };
         let clients = bench.scaled(row.clients);
-        let gateway = bench.gateway(&Setup { shards: 1, ..bench.setup() })?;
+        let setup = Setup { shards: 1, join_pause: row.join_pause, ..bench.setup() };
+        let gateway = bench.gateway(&setup)?;
         let limit = Server::limit(row.limit, bench.split.gateway.as_deref())?;
         let own = Side::http(vec![gateway], clients, load)?;
         let other = Side::http(vec![limit], clients, load)?;
@@ -92,7 +96,7 @@ pub fn limits(bench: &mut Bench) -> anyhow::Result<()> {
         }
     }
     curve.sort_by_key(|&(window, ..)| window);
-    bench.plot = Some(plot::svg(&curve));
+    bench.plots.push(("performance.svg", plot::svg(&curve)));
     Ok(())
 }
 
@@ -122,7 +126,7 @@ pub fn aside(bench: &mut Bench) -> anyhow::Result<()> {
     const PATHS: usize = 100;
     let (clients, idle) = (bench.scaled(1_000), bench.scaled(10_000));
     let crowded = bench.gateway(&bench.setup())?;
-    let mut silent = Crowd::new()?;
+    let mut silent = crowded.crowd()?;
     let room = |number: usize| format!("/rooms/{}", number % PATHS);
     silent.connect(crowded.clients, idle, room, 64)?;
     let own = Side::http(vec![crowded], clients, bench.load())?;
@@ -141,6 +145,40 @@ pub fn aside(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The same gateway with TLS and without.
+pub fn tls(bench: &mut Bench) -> anyhow::Result<()> {
+    let clients = bench.scaled(1_000);
+    let encrypted = bench.gateway(&Setup { door: Door::Tls, ..bench.setup() })?;
+    let plain = bench.gateway(&bench.setup())?;
+    let own = Side::http(vec![encrypted], clients, bench.load())?;
+    let other = Side::http(vec![plain], clients, bench.load())?;
+    let mut sides = [own, other];
+    let whom = format!("{} clients", grouped(clients as f64));
+    let Options { window, bytes, .. } = bench.options;
+    for (what, pace) in [("saturated", None), ("paced", Some(PACE))] {
+        let pairs = Pairs::run(bench, pace, &mut sides, || Ok(()))?;
+        let how = match pace {
+            Some(pace) => format!("a message every {} ms", pace.as_millis()),
+            None => format!("W = {window}"),
+        };
+        let (count, span) = (pairs.own.len(), SPAN.as_secs());
+        let settings =
+            bench.settings(&format!("{how}, {whom}, {bytes} B, {count} pairs of {span} s"));
+        let what = format!("TLS, {what}");
+        bench.report.add(
+            format!("{what}: CPU per delivery by plain"),
+            pairs.to_string(),
+            &settings,
+        );
+        if pace.is_some() {
+            let [encrypted, plain] = &pairs.latencies;
+            let figure = format!("{encrypted}; plain: {plain}");
+            bench.report.add(format!("{what}: latency"), figure, &settings);
+        }
+    }
+    Ok(())
+}
+
 /// Of two gateways: the one may cost a tenth more.
 fn tell(bench: &mut Bench, what: &str, whom: &str, pairs: &Pairs) {
     let (window, count, span) = (bench.options.window, pairs.own.len(), SPAN.as_secs());
@@ -152,12 +190,13 @@ fn tell(bench: &mut Bench, what: &str, whom: &str, pairs: &Pairs) {
 impl Row {
     /// A closed loop, against all that waits joined into one write.
     const fn saturated(window: usize, clients: usize, bytes: usize, bar: f64) -> Row {
-        Row { limit: Limit::Join, pace: None, window, clients, bytes, bar }
+        Row { limit: Limit::Join, pace: None, window, clients, bytes, join_pause: "off", bar }
     }
 
     /// Of the window alone.
     fn is_on_curve(&self) -> bool {
-        self.limit == Limit::Join && self.clients == 1_000 && self.bytes == 100
+        let Row { limit, clients, bytes, join_pause, .. } = *self;
+        limit == Limit::Join && clients == 1_000 && bytes == 100 && join_pause == "off"
     }
 
     fn name(&self) -> String {
@@ -166,6 +205,10 @@ impl Row {
         match (self.limit, self.pace) {
             (_, Some(_)) => format!("paced, {clients} clients"),
             (Limit::Write, None) => format!("one at a time, {clients} clients"),
+            (Limit::Join, None) if self.join_pause != "off" => {
+                let pause = self.join_pause;
+                format!("W = {window}, {clients} clients, {bytes} B, join_pause {pause}")
+            }
             (Limit::Join, None) => format!("W = {window}, {clients} clients, {bytes} B"),
         }
     }
@@ -192,7 +235,7 @@ fn count(bench: &Bench) -> usize {
 
 impl Pairs {
     /// The gateway's side comes first in each pair; after each pair `between` has its turn.
-    fn run(
+    pub fn run(
         bench: &Bench,
         pace: Option<Duration>,
         sides: &mut [Side; 2],

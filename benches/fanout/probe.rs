@@ -61,7 +61,7 @@ impl Probe {
         let mut stream = TcpStream::connect(server.clients)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        stream.write_all(handshake(server.clients, ASIDE).as_bytes())?;
+        stream.write_all(handshake(server.clients, ASIDE, "").as_bytes())?;
         let mut answer = Vec::new();
         let end = loop {
             let mut buffer = [0; 1024];
@@ -152,6 +152,7 @@ impl Probe {
                     }
                 }
                 Frame::Ping(_) => {}
+                Frame::Deflated { .. } => fault = Some("deflated".to_owned()),
                 Frame::Close(code) => fault = Some(format!("closed with {code}")),
             })?;
             if let Some(fault) = fault {

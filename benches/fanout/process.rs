@@ -1,6 +1,8 @@
 //! What a process has used, from `/proc`.
 
+use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,6 +33,37 @@ impl Process {
     /// each other, or for what else the machine does.
     pub fn waited(self) -> anyhow::Result<Duration> {
         self.scheduled(1)
+    }
+
+    /// Its threads whose names begin so.
+    pub fn threads(self, name: &str) -> anyhow::Result<HashSet<u32>> {
+        let mut found = HashSet::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let task = task?;
+            // One that ends meanwhile is none.
+            let Ok(own) = fs::read_to_string(task.path().join("comm")) else { continue };
+            if own.starts_with(name) {
+                found.insert(task.file_name().to_string_lossy().parse()?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which addresses hold whose code: the names of the files, without their folders.
+    pub fn code(self) -> anyhow::Result<Vec<(Range<u64>, String)>> {
+        let mut found = Vec::new();
+        for line in self.read("maps")?.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [range, rights, .., file] = words[..] else { continue };
+            if rights.contains('x')
+                && let Some((from, to)) = range.split_once('-')
+            {
+                let address = |text| u64::from_str_radix(text, 16);
+                let name = file.rsplit('/').next().unwrap_or(file);
+                found.push((address(from)?..address(to)?, name.to_owned()));
+            }
+        }
+        Ok(found)
     }
 
     /// A field of the threads' `schedstat`, in nanoseconds, added up.

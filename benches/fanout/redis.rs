@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pathcast::cli::load::run::Outlet;
 
+use crate::process::Process;
 use crate::server::pinned;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Redis {
     child: Child,
     pub address: SocketAddr,
+    pub process: Process,
 }
 
 impl Redis {
@@ -28,7 +30,8 @@ impl Redis {
         let port = address.port().to_string();
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         let child = command.stdout(Stdio::null()).spawn().context("cannot start redis-server")?;
-        let redis = Redis { child, address };
+        let process = Process(child.id());
+        let redis = Redis { child, address, process };
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             ensure!(Instant::now() < until, "redis-server does not listen");
@@ -105,6 +108,55 @@ impl Outlet for Stranger {
             let line: Vec<u8> = self.received.drain(..end + 2).collect();
             ensure!(line.first() == Some(&b':'), "Redis said {}", line.escape_ascii());
             self.awaited -= 1;
+        }
+        Ok(())
+    }
+}
+
+/// Subscribers to one path's channel that read and do nothing else, and who publishes to them.
+pub struct Audience {
+    stranger: Stranger,
+    subscribers: Vec<TcpStream>,
+    message: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Audience {
+    pub fn gather(redis: &Redis, path: &str, count: usize) -> anyhow::Result<Audience> {
+        let stranger = Stranger::connect(redis, path)?;
+        let channel = &stranger.channel;
+        let ask = format!("*2\r\n$9\r\nSUBSCRIBE\r\n${}\r\n{channel}\r\n", channel.len());
+        // Told the name of the channel and how many it has now, which is one.
+        let told = format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len());
+        let mut subscribers = Vec::new();
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(redis.address)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(ask.as_bytes())?;
+            let mut answer = vec![0; told.len()];
+            stream.read_exact(&mut answer)?;
+            ensure!(answer == told.as_bytes(), "Redis said {}", answer.escape_ascii());
+            subscribers.push(stream);
+        }
+        Ok(Audience { stranger, subscribers, message: Vec::new(), buffer: Vec::new() })
+    }
+
+    /// `count` messages of `bytes`, so many `at_once`; until all have heard them.
+    pub fn hear(&mut self, count: usize, at_once: usize, bytes: usize) -> anyhow::Result<()> {
+        self.message.resize(bytes, b'x');
+        for _ in 0..count / at_once {
+            for _ in 0..at_once {
+                self.stranger.begin(&self.message)?;
+            }
+            // As the command has it, by another name of the same length.
+            self.buffer.resize(self.stranger.command.len() * at_once, 0);
+            for subscriber in &mut self.subscribers {
+                subscriber.read_exact(&mut self.buffer).context("a message did not come")?;
+                ensure!(self.buffer.starts_with(b"*3\r\n$7\r\nmessage\r\n"), "no message");
+            }
+            while self.stranger.awaited > 0 {
+                self.stranger.settle()?;
+            }
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ pub struct Measured {
     pub span: Duration,
     pub messages: u64,
     pub deliveries: u64,
+    /// Of their payloads.
+    pub bytes: u64,
     /// Of all servers.
     pub cpu: Duration,
     /// Of the load itself.
@@ -49,12 +51,13 @@ struct Mark {
     at: Instant,
     messages: u64,
     deliveries: u64,
+    bytes: u64,
     cpu: Duration,
     load_cpu: Duration,
     waited: Duration,
     load_waited: Duration,
     /// Of all servers' rooms: so often somebody was written to, by the clients of a room.
-    rounds: f64,
+    writes: f64,
 }
 
 impl Side {
@@ -70,12 +73,27 @@ impl Side {
         outlet: Box<dyn Outlet>,
         load: Load,
     ) -> anyhow::Result<Side> {
-        let mut crowd = Crowd::new()?;
+        let mut crowd = servers[0].crowd()?;
         for server in &servers {
             crowd.connect(server.clients, clients, |_| CROWD.to_owned(), 64)?;
         }
+        Side::gathered(servers, crowd, outlet, load)
+    }
+
+    /// A crowd that is complete, the same number of clients at each server.
+    pub fn gathered(
+        servers: Vec<Server>,
+        crowd: Crowd,
+        outlet: Box<dyn Outlet>,
+        load: Load,
+    ) -> anyhow::Result<Side> {
         let run = Run::new(outlet, &crowd, load.window, load.bytes)?;
         Ok(Side { servers, crowd, run, poll: load.poll })
+    }
+
+    /// What messages say behind their stamps.
+    pub fn fill(&mut self, text: impl Iterator<Item = u8>) {
+        self.run.fill(text);
     }
 
     /// A closed loop: warms up, calls `begin`, measures for `span`, and waits until everybody has
@@ -109,38 +127,60 @@ impl Side {
         Ok(self.between(&from, &to))
     }
 
+    /// A closed loop for `span` that nobody measures, and nothing but the load: until everybody has
+    /// everything.
+    pub fn busy(&mut self, span: Duration) -> anyhow::Result<()> {
+        let mut latency = Latency::new();
+        self.run.saturate(&mut self.crowd, span, self.poll, &mut latency)?;
+        self.run.drain(&mut self.crowd, &mut latency)
+    }
+
+    /// `count` messages that nobody measures, one every `interval`.
+    pub fn beat(&mut self, interval: Duration, count: u64) -> anyhow::Result<()> {
+        self.run.pace(&mut self.crowd, interval, count, &mut Latency::new())
+    }
+
+    /// Messages that every client has.
+    pub fn done(&self) -> u64 {
+        self.run.done()
+    }
+
+    /// How often a client was handed messages.
+    fn writes(&self) -> anyhow::Result<f64> {
+        self.servers.iter().map(|server| server.metric("pathcast_delivery_writes_total")).sum()
+    }
+
     fn mark(&self) -> anyhow::Result<Mark> {
         let mut mark = Mark {
             at: Instant::now(),
             messages: self.run.done(),
             deliveries: self.crowd.tally.messages,
+            bytes: self.crowd.tally.bytes,
             cpu: Duration::ZERO,
             load_cpu: Process::own().cpu()?,
             waited: Duration::ZERO,
             load_waited: Process::own().waited()?,
-            rounds: 0.0,
+            writes: self.writes()?,
         };
         for server in &self.servers {
             mark.cpu += server.process.cpu()?;
             mark.waited += server.process.waited()?;
-            mark.rounds += server.metric("pathcast_fanout_seconds_count")?;
         }
         Ok(mark)
     }
 
     fn between(&self, from: &Mark, to: &Mark) -> Measured {
         let deliveries = to.deliveries - from.deliveries;
-        let rooms: usize = self.servers.iter().map(|server| server.shards).sum();
-        let writes = (to.rounds - from.rounds) * self.crowd.count() as f64 / rooms as f64;
         Measured {
             span: to.at - from.at,
             messages: to.messages - from.messages,
             deliveries,
+            bytes: to.bytes - from.bytes,
             cpu: to.cpu - from.cpu,
             load_cpu: to.load_cpu - from.load_cpu,
             waited: to.waited.saturating_sub(from.waited),
             load_waited: to.load_waited.saturating_sub(from.load_waited),
-            frames_per_write: deliveries as f64 / writes.max(1.0),
+            frames_per_write: deliveries as f64 / (to.writes - from.writes).max(1.0),
         }
     }
 }

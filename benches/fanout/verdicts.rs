@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure};
 use pathcast::cli::load::clock::Clock;
-use pathcast::cli::load::crowd::Crowd;
 use pathcast::cli::load::publisher::Publisher;
 use pathcast::cli::load::stamp::Stamp;
 
@@ -48,7 +47,7 @@ fn many(
     owner: &Server,
     asked: &Server,
 ) -> anyhow::Result<()> {
-    let mut crowd = Crowd::new()?;
+    let mut crowd = owner.crowd()?;
     crowd.connect(owner.clients, CONNECTIONS, |_| ASIDE.to_owned(), CONNECTIONS)?;
     let mut publishers = Vec::new();
     for session in owner.sessions(ASIDE)? {

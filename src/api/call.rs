@@ -98,6 +98,14 @@ impl Call {
         self
     }
 
+    /// An optional header.
+    pub fn header(mut self, name: &str, description: &str) -> Call {
+        let header =
+            parameter(name, ParameterIn::Header, Required::False, Type::String, description);
+        self.operation = self.operation.parameter(header);
+        self
+    }
+
     /// Content types of the body, each with what it means.
     pub fn takes(mut self, types: &[(&str, Schema)]) -> Call {
         let mut body = RequestBodyBuilder::new().required(Some(Required::True));

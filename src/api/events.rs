@@ -13,8 +13,8 @@ use axum::response::Response;
 use axum::{Extension, extract};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
-use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,9 @@ use crate::relay::listening::Listening;
 
 const PREFIX: &str = "/v1/events";
 
+/// The last event that a listener had, who comes back.
+const LAST_EVENT_ID: &str = "last-event-id";
+
 /// How often something is written, so that proxies and readers know the stream lives.
 const BEAT: Duration = Duration::from_secs(15);
 
@@ -48,8 +51,10 @@ pub fn calls() -> Vec<Call> {
         )
         .describe(
             "Every listener gets everything that happens on any pod, from now on. A pattern's own text, braces \
-             percent-encoded or not, is all of its concrete paths; a concrete path is that one.",
+             percent-encoded or not, is all of its concrete paths; a concrete path is that one. With \
+             `Last-Event-ID` it goes on behind that event, or begins with a gap.",
         )
+        .header(LAST_EVENT_ID, "The `id` of the last event that was had.")
         .answers_with(200, "Events, until this pod leaves.", "text/event-stream", content.clone())
         .refuses(&[
             Kind::BadParameter,
@@ -83,20 +88,25 @@ async fn events(
     Parameters::parse(request.uri(), &[])?;
     let raw = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     let (topic, configured) = topic(&state.relay.paths(), &caller, raw)?;
-    listen(&state, topic, configured).await
+    listen(&state, topic, configured, request.headers()).await
 }
 
 /// The stream of a topic. `configured`: the text of the configured path that it is of, or the name
-/// of the upstream.
+/// of the upstream. The headers may name the last event that was heard.
 pub async fn listen(
     state: &State,
     topic: Topic,
     configured: Arc<str>,
+    headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let place = state.listeners.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Unavailable, "this pod has as many listeners as it can serve")
     })?;
-    let listening = Listening::begin(&state.relay, topic, configured).await.map_err(|_| {
+    // What is no text is no id of ours, and what came behind it is as unknown as with any other.
+    let last = headers.get(LAST_EVENT_ID);
+    let last = last.map(|id| String::from_utf8_lossy(id.as_bytes())).filter(|id| !id.is_empty());
+    let listening = Listening::begin(&state.relay, topic, configured, last.as_deref());
+    let listening = listening.await.map_err(|_| {
         let detail = "other pods cannot be heard while Redis is away; try again later";
         Problem::new(Kind::Unavailable, detail)
     })?;

@@ -167,7 +167,7 @@ async fn listen(
 ) -> Result<Response, Problem> {
     Parameters::parse(request.uri(), &[])?;
     let name = known(&state, &caller, request.uri().path())?;
-    events::listen(&state, Topic::Configured(name.clone()), name).await
+    events::listen(&state, Topic::Configured(name.clone()), name, request.headers()).await
 }
 
 /// The upstream that a URL names. Refuses what the caller may not touch before it tells whether that

@@ -4,8 +4,11 @@
 //! hands it to the listeners, each with a bounded queue of its own. What does not fit is dropped
 //! and counted, and the listener is told how many it missed ([`Heard::Gap`]). Events of other pods'
 //! sessions come here like those of this pod's own; how they come is not known here.
+//!
+//! While a path is kept ([`Sse::keep`]), what is handed on is kept for a while too, so that a listener that
+//! was cut off goes on where it was.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +17,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::backend::ring::{Kept, Ring};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::event::Kind;
@@ -106,8 +110,28 @@ struct Shared {
     has_lost: AtomicBool,
     /// The paths somebody listens to, configured and concrete ones: what shards look at.
     heard: ArcSwap<HashSet<Arc<str>>>,
-    outlets: Mutex<Vec<Outlet>>,
+    hearers: Mutex<Hearers>,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Hearers {
+    outlets: Vec<Outlet>,
+    /// Of the configured paths that are kept, by their texts.
+    kept: HashMap<Arc<str>, Window>,
+}
+
+/// What is kept of a configured path.
+#[derive(Default)]
+struct Window {
+    keeps: usize,
+    ring: Ring,
+}
+
+/// Keeps what is heard of a configured path, until it is dropped.
+pub struct Keep {
+    configured: Arc<str>,
+    shared: Arc<Shared>,
 }
 
 /// The task's side of a listener.
@@ -190,7 +214,7 @@ impl Sse {
             offered: AtomicU64::new(0),
             has_lost: AtomicBool::new(false),
             heard: ArcSwap::default(),
-            outlets: Mutex::default(),
+            hearers: Mutex::default(),
             metrics,
         });
         let closing = lifecycle.closing().clone();
@@ -219,7 +243,7 @@ impl Sse {
         };
         // In this order: an event is with its listeners before it waits no more.
         self.shared.waiting_bytes.load(Ordering::SeqCst) > 0
-            || self.shared.lock().iter().any(is_untold)
+            || self.shared.lock().outlets.iter().any(is_untold)
     }
 
     /// Never waits. Events offered by one thread are heard in that order.
@@ -264,13 +288,45 @@ impl Sse {
 
     /// Hears what is offered from now on.
     pub fn listen(&self, topic: Topic) -> Listener {
+        let from = |_: &Hearers, _: &Outlet| self.shared.offered.load(Ordering::Relaxed);
+        self.enter(topic, from)
+    }
+
+    /// Hears what came behind the event of that id, and what comes from now on. If that one is not kept
+    /// (any more), a gap comes first, and then what is offered from now on. `configured`: what the topic
+    /// is of.
+    pub fn listen_behind(&self, topic: Topic, configured: &Arc<str>, id: &str) -> Listener {
+        self.enter(topic, |hearers, outlet| {
+            let window = hearers.kept.get(configured);
+            let Some(behind) = window.and_then(|window| window.ring.behind(id)) else {
+                outlet.miss(Missed::Uncounted);
+                return self.shared.offered.load(Ordering::Relaxed);
+            };
+            for kept in behind {
+                outlet.again(configured, kept);
+            }
+            // What was handed on is kept, and nothing is handed on just now: it has the rest before it.
+            0
+        })
+    }
+
+    fn enter(&self, topic: Topic, from: impl FnOnce(&Hearers, &Outlet) -> u64) -> Listener {
         let (events, receiver) = mpsc::channel(LISTENER_EVENTS_MAX);
         let arrears = Arc::<Arrears>::default();
-        let mut outlets = self.shared.lock();
-        let from = self.shared.offered.load(Ordering::Relaxed);
-        outlets.push(Outlet { topic, from, events, arrears: arrears.clone() });
-        self.shared.publish_heard(&outlets);
+        let mut outlet = Outlet { topic, from: 0, events, arrears: arrears.clone() };
+        let mut hearers = self.shared.lock();
+        outlet.from = from(&hearers, &outlet);
+        hearers.outlets.push(outlet);
+        self.shared.publish_heard(&hearers);
         Listener { events: receiver, arrears, shared: self.shared.clone() }
+    }
+
+    /// From now on what is heard of a configured path, by its text, is kept, within bounds.
+    pub fn keep(&self, configured: &Arc<str>) -> Keep {
+        let mut hearers = self.shared.lock();
+        hearers.kept.entry(configured.clone()).or_default().keeps += 1;
+        self.shared.publish_heard(&hearers);
+        Keep { configured: configured.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -285,9 +341,9 @@ impl Offered {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Outlet>> {
-        // Each change of the list is one call; a panic leaves it whole.
-        self.outlets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Hearers> {
+        // Each change is one call; a panic leaves it whole.
+        self.hearers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_lost(&self) -> bool {
@@ -295,8 +351,9 @@ impl Shared {
         self.has_lost.load(Ordering::SeqCst) && self.has_lost.swap(false, Ordering::SeqCst)
     }
 
-    fn publish_heard(&self, outlets: &[Outlet]) {
-        let heard = outlets.iter().map(|outlet| outlet.topic.text()).collect();
+    fn publish_heard(&self, Hearers { outlets, kept }: &Hearers) {
+        let topics = outlets.iter().map(|outlet| outlet.topic.text());
+        let heard = topics.chain(kept.keys().cloned()).collect();
         self.heard.store(Arc::new(heard));
         let taps = outlets.iter().filter(|outlet| outlet.topic.is_own()).count();
         let count = |number| i64::try_from(number).unwrap_or(i64::MAX);
@@ -339,32 +396,77 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.events.close();
-        let mut outlets = self.shared.lock();
-        outlets.retain(|outlet| !outlet.events.is_closed());
-        self.shared.publish_heard(&outlets);
+        let mut hearers = self.shared.lock();
+        hearers.outlets.retain(|outlet| !outlet.events.is_closed());
+        self.shared.publish_heard(&hearers);
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        let mut hearers = self.shared.lock();
+        if let Some(window) = hearers.kept.get_mut(&self.configured) {
+            window.keeps -= 1;
+            if window.keeps == 0 {
+                hearers.kept.remove(&self.configured);
+            }
+        }
+        self.shared.publish_heard(&hearers);
+    }
+}
+
+impl Hearers {
+    fn keep(&mut self, offered: &Offered) {
+        match offered {
+            Offered::Event(event) => {
+                if let Some(window) = self.kept.get_mut(&event.configured) {
+                    window.ring.push(event);
+                }
+            }
+            Offered::Lost { configured, .. } => self.keep_hole(configured, Missed::Counted(1)),
+            Offered::Hole { configured, missed } => self.keep_hole(configured, *missed),
+        }
+    }
+
+    fn keep_hole(&mut self, configured: &Arc<str>, missed: Missed) {
+        if let Some(window) = self.kept.get_mut(configured) {
+            window.ring.miss(missed);
+        }
+    }
+
+    /// Something of which nothing is known is missing for everybody.
+    fn miss_all(&mut self, number: u64) {
+        for outlet in self.outlets.iter().filter(|outlet| number >= outlet.from) {
+            outlet.miss(Missed::Uncounted);
+        }
+        for window in self.kept.values_mut() {
+            window.ring.miss(Missed::Uncounted);
+        }
     }
 }
 
 async fn hand_on(mut waiting: mpsc::UnboundedReceiver<Waiting>, shared: Arc<Shared>) {
     while let Some(Waiting { number, is_after_loss, offered }) = waiting.recv().await {
         let bytes = offered.bytes();
-        for outlet in shared.lock().iter().filter(|outlet| number >= outlet.from) {
+        {
+            let mut hearers = shared.lock();
             if is_after_loss {
-                outlet.miss(Missed::Uncounted);
+                hearers.miss_all(number);
             }
-            if let Some(missed) = outlet.hand(&offered) {
-                outlet.miss(missed);
-                if let Missed::Counted(count) = missed {
-                    shared.metrics.events_missed.inc_by(count);
+            for outlet in hearers.outlets.iter().filter(|outlet| number >= outlet.from) {
+                if let Some(missed) = outlet.hand(&offered) {
+                    outlet.miss(missed);
+                    if let Missed::Counted(count) = missed {
+                        shared.metrics.events_missed.inc_by(count);
+                    }
                 }
             }
+            hearers.keep(&offered);
         }
         shared.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
         // Nothing may come any more that could say so.
         if waiting.is_empty() && shared.take_lost() {
-            for outlet in shared.lock().iter() {
-                outlet.miss(Missed::Uncounted);
-            }
+            shared.lock().miss_all(u64::MAX);
         }
         // The task shares its thread with handshakes and requests: be brief.
         tokio::task::consume_budget().await;
@@ -385,6 +487,20 @@ impl Outlet {
                 is_meant.then_some(Missed::Counted(1))
             }
             Offered::Hole { configured, missed } => self.topic.missed(configured, *missed),
+        }
+    }
+
+    /// What was kept, if it is for this listener.
+    fn again(&self, configured: &Arc<str>, kept: &Kept) {
+        let missed = match kept {
+            Kept::Event(event) => {
+                let is_meant = self.topic.is_of(&event.path, &event.configured, event.origin);
+                (is_meant && !self.put(event)).then_some(Missed::Counted(1))
+            }
+            Kept::Hole(missed) => self.topic.missed(configured, *missed),
+        };
+        if let Some(missed) = missed {
+            self.miss(missed);
         }
     }
 
@@ -429,149 +545,4 @@ impl Outlet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(path: &str, bytes: usize) -> Event {
-        Event {
-            id: "id".to_owned(),
-            kind: Kind::Message,
-            json: vec![b'x'; bytes].into(),
-            path: Path::parse(path).expect("a good path"),
-            configured: "/ws/rooms/{room}".into(),
-            origin: Origin::Own,
-        }
-    }
-
-    fn sse() -> (Sse, Lifecycle) {
-        let lifecycle = Lifecycle::default();
-        let metrics = Arc::new(Metrics::new().expect("families have names of their own"));
-        (Sse::start(&lifecycle, metrics), lifecycle)
-    }
-
-    #[tokio::test]
-    async fn a_listener_hears_its_topic_and_nobody_is_heard_after_it_left() {
-        let (sse, _lifecycle) = sse();
-        let configured: Arc<str> = "/ws/rooms/{room}".into();
-        let path = Path::parse("/ws/rooms/a").expect("a good path");
-        assert!(!sse.is_heard(&path, &configured));
-        let mut one = sse.listen(Topic::Concrete(path.clone()));
-        let mut all = sse.listen(Topic::Configured(configured.clone()));
-        assert!(sse.is_heard(&path, &configured));
-        sse.offer(event("/ws/rooms/b", 1));
-        sse.offer(event("/ws/rooms/a", 2));
-        let lengths = |heard| match heard {
-            Some(Heard::Event(event)) => event.json.len(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(lengths(one.next().await), 2);
-        assert_eq!(lengths(all.next().await), 1);
-        assert_eq!(lengths(all.next().await), 2);
-        drop((one, all));
-        assert!(!sse.is_heard(&path, &configured));
-    }
-
-    #[tokio::test]
-    async fn a_slow_listener_is_told_what_it_missed() {
-        let (sse, _lifecycle) = sse();
-        let mut slow = sse.listen(Topic::Configured("/ws/rooms/{room}".into()));
-        for _ in 0..20 {
-            sse.offer(event("/ws/rooms/a", 1024 * 1024));
-        }
-        while sse.shared.metrics.events_missed.get() < 4 {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..16 {
-            assert!(matches!(slow.next().await, Some(Heard::Event(_))));
-        }
-        let gap = slow.next().await;
-        assert!(
-            matches!(gap, Some(Heard::Gap(Missed::Counted(4)))),
-            "told though nothing follows: {gap:?}"
-        );
-        for _ in 0..20 {
-            sse.offer(event("/ws/rooms/a", 1024 * 1024));
-        }
-        while sse.shared.metrics.events_missed.get() < 8 {
-            tokio::task::yield_now().await;
-        }
-        assert!(matches!(slow.next().await, Some(Heard::Event(_))));
-        sse.offer(event("/ws/rooms/a", 1));
-        for _ in 0..15 {
-            assert!(matches!(slow.next().await, Some(Heard::Event(_))));
-        }
-        let gap = slow.next().await;
-        assert!(matches!(gap, Some(Heard::Gap(Missed::Counted(4)))), "told in its place: {gap:?}");
-        assert!(matches!(slow.next().await, Some(Heard::Event(_))));
-    }
-
-    #[tokio::test]
-    async fn what_is_told_to_other_pods_is_this_pods_own_and_waits_until_it_is_told() {
-        let (sse, _lifecycle) = sse();
-        let configured: Arc<str> = "/ws/rooms/{room}".into();
-        let mut all = sse.listen(Topic::Configured(configured.clone()));
-        let mut own = sse.listen(Topic::Own(configured));
-        sse.offer(Event { origin: Origin::Far, ..event("/ws/rooms/a", 1) });
-        sse.offer(event("/ws/rooms/a", 2));
-        let Some(Heard::Event(taken)) = own.take().await else { panic!("an event") };
-        assert_eq!(taken.json.len(), 2);
-        for bytes in [1, 2] {
-            let Some(Heard::Event(event)) = all.next().await else { panic!("an event") };
-            assert_eq!(event.json.len(), bytes);
-        }
-        assert!(sse.has_waiting());
-        own.release(2);
-        while sse.has_waiting() {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_hole_is_told_in_its_place_to_those_it_concerns() {
-        let (sse, _lifecycle) = sse();
-        let configured: Arc<str> = "/ws/rooms/{room}".into();
-        let mut all = sse.listen(Topic::Configured(configured.clone()));
-        let path = |text| Path::parse(text).expect("a good path");
-        let mut one = sse.listen(Topic::Concrete(path("/ws/rooms/a")));
-        let mut other = sse.listen(Topic::Concrete(path("/ws/other")));
-        sse.miss(&configured, Missed::Counted(3));
-        sse.offer(event("/ws/rooms/a", 1));
-        sse.offer(Event { path: path("/ws/other"), ..event("/ws/rooms/a", 2) });
-        assert!(matches!(all.next().await, Some(Heard::Gap(Missed::Counted(3)))));
-        assert!(matches!(all.next().await, Some(Heard::Event(_))));
-        // Nobody knows whether its path was among them.
-        assert!(matches!(one.next().await, Some(Heard::Gap(Missed::Uncounted))));
-        assert!(matches!(one.next().await, Some(Heard::Event(_))));
-        assert!(matches!(other.next().await, Some(Heard::Event(_))));
-        // Counted and uncounted together are uncounted.
-        sse.miss(&"/ws/other".into(), Missed::Counted(u64::MAX));
-        let gap = other.next().await;
-        assert!(matches!(gap, Some(Heard::Gap(Missed::Counted(COUNT_MAX)))), "{gap:?}");
-        assert_eq!(sse.shared.metrics.events_missed.get(), 3 + COUNT_MAX);
-    }
-
-    #[tokio::test]
-    async fn losses_that_find_no_room_themselves_are_told_to_all() {
-        let (sse, _lifecycle) = sse();
-        let configured: Arc<str> = "/ws/rooms/{room}".into();
-        let mut other = sse.listen(Topic::Configured("/ws/other".into()));
-        let mut own = sse.listen(Topic::Own(configured.clone()));
-        // The task has no turn until this one waits.
-        let megabyte = event("/ws/rooms/a", 1 << 20);
-        for _ in 0..WAITING_BYTES_MAX >> 20 {
-            sse.offer(megabyte.clone());
-        }
-        while sse.shared.metrics.events_missed.get() == 0 {
-            sse.miss(&configured, Missed::Counted(1));
-        }
-        let lost = Event { configured: "/ws/other".into(), ..megabyte };
-        sse.offer(lost);
-        let gap = other.next().await;
-        assert!(matches!(gap, Some(Heard::Gap(Missed::Uncounted))), "{gap:?}");
-        while let Some(Heard::Event(_)) = own.next().await {}
-        // Once, and what comes next is heard again.
-        let late = Event { configured: "/ws/other".into(), ..event("/ws/other", 1) };
-        sse.offer(late);
-        assert!(matches!(other.next().await, Some(Heard::Event(_))));
-    }
-}
+mod tests;

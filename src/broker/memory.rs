@@ -8,10 +8,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::broker::tenures::{Grip, Tenures};
-use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
+use crate::broker::{
+    Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
+};
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
-use crate::proto::session_id::PodId;
+use crate::proto::roster::Member;
+use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, What};
 use crate::proto::tenure::Tenure;
@@ -82,6 +85,27 @@ impl<R: Receiver> Broker for Memory<R> {
 
     fn tenures(&self) -> &dyn Tenures {
         self
+    }
+
+    fn enlist(&self, _id: SessionId, _member: Member, _owed: u8) -> Pending<()> {
+        // Nobody would be left to tell its end.
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn delist(&self, _id: &SessionId) {}
+
+    fn settle(&self, _id: &SessionId) {}
+
+    fn claim(&self) -> Pending<Option<PodId>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn orphans(&self, _pod: PodId, _cursor: u64) -> Pending<Orphans> {
+        Box::pin(std::future::ready(Ok(Orphans { members: Vec::new(), next: None })))
+    }
+
+    fn adopt(&self, _id: SessionId, _owed: u8) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn outage(&self) -> Outage {

@@ -15,7 +15,8 @@ use crate::broker::tenures::Tenures;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
-use crate::proto::session_id::PodId;
+use crate::proto::roster::Member;
+use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
@@ -71,8 +72,39 @@ pub trait Broker: Send + Sync {
     /// Who holds which upstream.
     fn tenures(&self) -> &dyn Tenures;
 
+    /// The end of this session will be owed to so many backends: resolves when another pod will tell
+    /// it if this one cannot. It has its place from the moment of the call.
+    fn enlist(&self, id: SessionId, member: Member, owed: u8) -> Pending<()>;
+
+    /// No backend has heard of this session, nor will.
+    fn delist(&self, id: &SessionId);
+
+    /// One of the backends has taken the end of a session, enlisted or adopted. What is known here
+    /// holds at once, what is kept for others follows.
+    fn settle(&self, id: &SessionId);
+
+    /// A pod that proves to live no more and still owes ends, which this pod tells from now on. No
+    /// two pods that live tell those of one at the same time.
+    fn claim(&self) -> Pending<Option<PodId>>;
+
+    /// What a claimed pod owes: some of it, beginning at `cursor`, which is 0 or [`Orphans::next`].
+    /// What is owed throughout a walk is found by it, once or more often.
+    fn orphans(&self, pod: PodId, cursor: u64) -> Pending<Orphans>;
+
+    /// The end of a claimed pod's session is told to so many backends: resolves when all of them have
+    /// taken it and it is owed no more.
+    fn adopt(&self, id: SessionId, owed: u8) -> Pending<()>;
+
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
+}
+
+/// Sessions of a pod that lives no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphans {
+    pub members: Vec<(SessionId, Member)>,
+    /// Where it goes on.
+    pub next: Option<u64>,
 }
 
 /// A broadcast on its way; all of it arrives.

@@ -102,7 +102,7 @@ fn measure(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Res
     ensure!(args.window != Some(0), "--window: one at least");
     let (gateway, api) = (resolve(&args.gateway)?, resolve(&args.api)?);
     let begun = Instant::now();
-    let mut crowd = Crowd::new()?;
+    let mut crowd = Crowd::new(None)?;
     crowd.connect(gateway, args.clients, |_| args.path.clone(), 64)?;
     let connect = begun.elapsed();
     writeln!(err, "{} clients are open after {:.1} s", crowd.count(), connect.as_secs_f64())?;

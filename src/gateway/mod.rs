@@ -10,6 +10,7 @@
 //! stands in one queue with the broadcasts, and a thousand of them at once would be tens of
 //! milliseconds that every message waits.
 
+pub mod encrypted;
 pub mod handshake;
 pub mod tls;
 
@@ -34,8 +35,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::server::TlsStream;
 
+use crate::gateway::encrypted::Encrypted;
 use crate::gateway::handshake::{Refusal, Wanted};
 use crate::gateway::tls::Certificate;
 use crate::hub::command::Greeting;
@@ -183,8 +184,8 @@ impl Gateway {
         match &self.certificate {
             None => self.upgrade(stream, plain).await,
             Some(certificate) => {
-                let stream = certificate.acceptor().accept(stream).await?;
-                self.upgrade(stream, encrypted).await
+                let stream = Encrypted::accept(stream, certificate.config()).await?;
+                self.upgrade(stream, Encrypted::into_socket).await
             }
         }
     }
@@ -306,9 +307,4 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 fn plain(stream: TcpStream) -> io::Result<Socket> {
     Ok(Socket::plain(stream.into_std()?))
-}
-
-fn encrypted(stream: TlsStream<TcpStream>) -> io::Result<Socket> {
-    let (stream, connection) = stream.into_inner();
-    Ok(Socket::tls(stream.into_std()?, connection))
 }

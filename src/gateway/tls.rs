@@ -7,15 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
 
 use crate::gateway::Tls;
 use crate::lifecycle::Lifecycle;
 use crate::watch::Changes;
+
+/// For a client that comes back with one connection.
+const TICKETS: usize = 1;
 
 #[derive(Clone)]
 pub struct Certificate {
@@ -30,7 +32,9 @@ pub enum Unusable {
     #[error("there is no certificate in {0}")]
     Empty(String),
     #[error("the certificate in {0} and the key in {1} do not fit together: {2}")]
-    Pair(String, String, tokio_rustls::rustls::Error),
+    Pair(String, String, rustls::Error),
+    #[error("cannot make a key for tickets: {0}")]
+    Tickets(rustls::Error),
 }
 
 impl Certificate {
@@ -58,8 +62,9 @@ impl Certificate {
         Ok(certificate)
     }
 
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+    /// For a handshake that begins now.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
     }
 }
 
@@ -83,6 +88,10 @@ fn load(files: &Tls) -> Result<ServerConfig, Unusable> {
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| Unusable::Pair(of(&files.cert), of(&files.key), error))?;
+    // Whoever comes back with a ticket of this pod is spared a signature, which is most of a handshake
+    // where the key is RSA. All that it says is in the ticket: nothing is kept for those who left.
+    config.ticketer = ring::Ticketer::new().map_err(Unusable::Tickets)?;
+    config.send_tls13_tickets = TICKETS;
     // A WebSocket is opened over HTTP/1.1 here; a browser that prefers another has to be told.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

@@ -13,6 +13,7 @@ pub mod part;
 pub mod presence;
 pub mod press;
 pub mod reading;
+pub mod records;
 pub mod room;
 pub mod rooms;
 pub mod round;

@@ -100,8 +100,9 @@ impl Outbox {
     }
 
     /// Queues whole frames, those from the beginning of `written` on, of which the socket took as much as
-    /// that already, and makes room for them as `slow` says; how many frames of broadcasts were dropped, these included. A frame
-    /// begun has to be kept whatever the bounds say, so what is partly written is never refused.
+    /// that already, and makes room for them as `slow` says; how many frames of broadcasts were dropped,
+    /// these included. A frame begun has to be kept whatever the bounds say, so what is partly written
+    /// is never refused.
     pub fn take(
         &mut self,
         frames: Bytes,
@@ -119,10 +120,12 @@ impl Outbox {
         let may_copy = self.bytes + (frames.len() - written.end) <= bounds.share_bytes_max;
         let (begun, rest, older) = parts(frames, written.end, keeps_newest, may_copy);
         dropped += older;
+        if slow == Slow::DropOldest && class == Class::Broadcast {
+            return Ok(self.take_singly(begun, &rest, pinned_bytes, bounds));
+        }
         let more = begun.len() + rest.len();
         let may_make_room = slow == Slow::DropOldest
-            && (class == Class::Broadcast
-                || bounds.hold(self.firm_bytes(), self.firm_first_bytes(), more));
+            && bounds.hold(self.firm_bytes(), self.firm_first_bytes(), more);
         if written.is_empty() && !may_make_room && !bounds.hold(self.bytes, self.first_bytes, more)
         {
             return Err(Full);
@@ -132,14 +135,61 @@ impl Outbox {
             // Where frames are dropped one by one, only one is the message that does not count.
             self.first_bytes = if slow == Slow::Close { more } else { self.first_frame_bytes() };
         }
-        while slow == Slow::DropOldest
+        while may_make_room
             && self.broadcast_bytes > 0
             && !bounds.hold(self.bytes, self.first_bytes, 0)
         {
             self.drop_oldest();
             dropped += 1;
+            self.spare_if_alone(more);
         }
         Ok(dropped)
+    }
+
+    /// Queues a broadcast's frames, each of them as if it came alone, dropping the oldest; how many.
+    fn take_singly(
+        &mut self,
+        begun: Bytes,
+        frames: &Bytes,
+        pinned_bytes: usize,
+        bounds: Bounds,
+    ) -> u64 {
+        if !begun.is_empty() {
+            self.first_bytes = begun.len();
+            self.push(begun, Bytes::new(), Class::Broadcast, pinned_bytes);
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let (mut end, mut dropped) = (0, 0);
+        while end < frames.len() {
+            let bytes = frame::first(&frames[end..]);
+            if self.is_empty() {
+                self.first_bytes = bytes;
+            }
+            // They stay one piece, which grows at its end while its beginning may be dropped.
+            let own = self.broadcasts.pop_back_if(|piece| piece.number == number);
+            let begin = end - own.map_or(0, |piece| piece.frames.len());
+            end += bytes;
+            let frames = frames.slice(begin..end);
+            self.broadcasts.push_back(Piece { frames, number, pinned_bytes });
+            self.bytes += bytes;
+            self.broadcast_bytes += bytes;
+            while self.broadcast_bytes > 0 && !bounds.hold(self.bytes, self.first_bytes, 0) {
+                self.drop_oldest();
+                dropped += 1;
+                if self.broadcast_bytes == bytes {
+                    self.spare_if_alone(bytes);
+                }
+            }
+        }
+        dropped
+    }
+
+    /// The newest message, if everything else was dropped for it, is as one that found nothing waiting.
+    fn spare_if_alone(&mut self, bytes: usize) {
+        if self.bytes == bytes {
+            self.first_bytes = bytes;
+        }
     }
 
     /// Drops everything behind the frame that is on its way; how many bytes that were.

@@ -94,6 +94,7 @@ pub struct Budget {
 struct Tally {
     frames: u64,
     bytes: u64,
+    writes: u64,
     spliced_bytes: usize,
 }
 
@@ -297,6 +298,7 @@ impl Room {
                 if deliver(sessions, slot, frames, stand.offset, stand.count, &self.metrics) {
                     sent.frames += stand.count;
                     sent.bytes += (frames.len() - stand.offset) as u64;
+                    sent.writes += 1;
                 }
             }
             if round.place < until {
@@ -314,6 +316,7 @@ impl Room {
         }
         self.metrics.deliveries.inc_by(sent.frames);
         metrics.delivery_bytes.inc_by(sent.bytes);
+        metrics.delivery_writes.inc_by(sent.writes);
         sent.spliced_bytes
     }
 
@@ -376,6 +379,7 @@ impl Tally {
                 if deliver(sessions, slot, &frames, 0, count, path_metrics) {
                     self.frames += count;
                     self.bytes += frames.len() as u64;
+                    self.writes += 1;
                 }
                 stand = behind;
             }

@@ -1,5 +1,6 @@
 //! A session: what a shard keeps of one client.
 
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use crate::hub::outbox::Outbox;
@@ -15,9 +16,18 @@ use crate::proto::session as protocol;
 /// not listened to, and answers (pongs, echoes) cannot pile up.
 const READ_PAUSE_BYTES: usize = 64 * 1024;
 
+/// What a round looks at lies together, in one line of the processor's cache: between two visits the
+/// kernel has used the cache for other things, and each further line costs a part of what a write does.
+#[repr(C, align(64))]
 pub struct Session {
     pub socket: Option<Socket>,
     pub outbox: Option<Box<Outbox>>,
+    /// It has everything of the room's broadcasts before this position.
+    pub position: u64,
+    pub pulse: Pulse,
+    /// Unicasts that wait in the room for a round to come by.
+    pub splices: u32,
+    pub phase: Phase,
     pub protocol: protocol::Session,
     /// What the client said when it closed, until it is answered.
     pub parted: Option<Box<Close>>,
@@ -28,11 +38,6 @@ pub struct Session {
     /// Where its room lies, and where in it this session stands.
     pub room: usize,
     pub place: u32,
-    /// It has everything of the room's broadcasts before this position.
-    pub position: u64,
-    /// Unicasts that wait in the room for a round to come by.
-    pub splices: u32,
-    pub phase: Phase,
     pub after: After,
     /// Whether deflated messages were agreed on.
     pub deflates: bool,
@@ -48,8 +53,10 @@ pub struct Session {
     pub generation: u32,
     pub seq: u32,
     pub opened_ms: u64,
-    pub pulse: Pulse,
 }
+
+// With debug assertions mio's sockets know their poll, and are larger.
+const _: () = assert!(cfg!(debug_assertions) || offset_of!(Session, phase) < 64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {

@@ -1,17 +1,25 @@
 //! One client's socket, plain or TLS: the only type in the hub that makes system calls on it.
 //!
 //! Non-blocking throughout. `Plain` writes are one `send` without a signal each; the shard calls
-//! them straight from its loop.
+//! them straight from its loop. A session with TLS that is at rest has no buffers either: what is
+//! read or written at once lies on a desk that all sessions of a thread share.
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use tokio_rustls::rustls::ServerConnection;
+use rustix::net::SendFlags;
 
-/// What rustls may hold encrypted but unsent for one session, in bytes: four full records.
-const TLS_PENDING_BYTES_MAX: usize = 64 * 1024;
+use crate::hub::records::{HELD_BYTES_MAX, RECORD_BYTES_MAX, Records, Stage};
+
+/// Clear text that is sealed at once, and so what one session holds sealed but unsent: four full
+/// records.
+const SEAL_BYTES_MAX: usize = 64 * 1024;
+
+/// Room to read behind what is held back.
+const READ_BYTES: usize = HELD_BYTES_MAX + RECORD_BYTES_MAX;
 
 pub enum Socket {
     Plain(TcpStream),
@@ -21,7 +29,37 @@ pub enum Socket {
 /// A socket whose TLS handshake is done.
 pub struct Tls {
     stream: TcpStream,
-    connection: ServerConnection,
+    records: Records,
+    rests: Rests,
+    /// The peer has announced that it sends no more.
+    has_ended: bool,
+    /// Nothing was left in the socket when it was last read.
+    is_drained: bool,
+}
+
+/// What is under way between a socket and its session; all of it empty at rest.
+#[derive(Debug, Default)]
+pub struct Rests {
+    /// What was opened and not taken yet.
+    pub clear: Vec<u8>,
+    /// What was sealed and not sent yet.
+    pub sealed: Vec<u8>,
+}
+
+/// Where one socket's bytes lie while they are worked on. Of a thread, not of a session: ten
+/// thousand sessions would hold it ten thousand times.
+struct Desk {
+    received: Box<[u8]>,
+    clear: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+thread_local! {
+    static DESK: RefCell<Desk> = RefCell::new(Desk {
+        received: vec![0; READ_BYTES].into_boxed_slice(),
+        clear: Vec::new(),
+        sealed: Vec::new(),
+    });
 }
 
 impl Socket {
@@ -30,10 +68,14 @@ impl Socket {
         Socket::Plain(TcpStream::from_std(stream))
     }
 
-    /// `stream` is non-blocking and past the handshake of `connection`.
-    pub fn tls(stream: std::net::TcpStream, mut connection: ServerConnection) -> Socket {
-        connection.set_buffer_limit(Some(TLS_PENDING_BYTES_MAX));
-        Socket::Tls(Box::new(Tls { stream: TcpStream::from_std(stream), connection }))
+    /// `stream` is non-blocking and past the handshake of `records`, which left `rests`.
+    pub fn tls(stream: std::net::TcpStream, records: Records, mut rests: Rests) -> Socket {
+        let stream = TcpStream::from_std(stream);
+        for rest in [&mut rests.clear, &mut rests.sealed] {
+            // A handshake leaves them empty, and large.
+            rest.shrink_to_fit();
+        }
+        Socket::Tls(Box::new(Tls { stream, records, rests, has_ended: false, is_drained: false }))
     }
 
     /// Both directions, edge-triggered, for the life of the socket.
@@ -51,15 +93,20 @@ impl Socket {
 
     /// Whether a read of `n` bytes into a buffer of `capacity` left nothing behind.
     pub fn is_drained(&self, n: usize, capacity: usize) -> bool {
-        // One TLS read gives one record's rest, however much waits behind it.
-        matches!(self, Socket::Plain(_)) && n < capacity
+        match self {
+            Socket::Plain(_) => n < capacity,
+            Socket::Tls(tls) => tls.is_drained && !tls.has_ended && tls.rests.clear.is_empty(),
+        }
     }
 
     /// Bytes taken, at least one; `WouldBlock` when none can be.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Plain(stream) => uninterrupted(|| stream.write(bytes)),
-            Socket::Tls(tls) => tls.write(bytes),
+            // Not by the C library: its `send` can be cancelled, and says so by two atomics each time.
+            Socket::Plain(stream) => {
+                uninterrupted(|| Ok(rustix::net::send(&*stream, bytes, SendFlags::NOSIGNAL)?))
+            }
+            Socket::Tls(tls) => tls.write(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -67,10 +114,7 @@ impl Socket {
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Socket::Plain(stream) => uninterrupted(|| stream.write_vectored(slices)),
-            Socket::Tls(tls) => match slices.iter().find(|slice| !slice.is_empty()) {
-                Some(first) => tls.write(first),
-                None => Ok(0),
-            },
+            Socket::Tls(tls) => tls.write(slices),
         }
     }
 
@@ -85,9 +129,7 @@ impl Socket {
     /// Nothing will be written any more; the peer may still send.
     pub fn finish(&mut self) {
         if let Socket::Tls(tls) = self {
-            tls.connection.send_close_notify();
-            // Best effort: the peer learns of the end from the FIN as well.
-            let _ = tls.flush();
+            tls.end();
         }
         // Fails only when the peer is gone already.
         let _ = self.stream_mut().shutdown(Shutdown::Write);
@@ -111,50 +153,143 @@ impl Socket {
 impl Tls {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.connection.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // A peer that ends without close_notify has ended all the same.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
-                done => return done,
+            if !self.rests.clear.is_empty() {
+                let n = self.rests.clear.len().min(buffer.len());
+                buffer[..n].copy_from_slice(&self.rests.clear[..n]);
+                consume(&mut self.rests.clear, n);
+                return Ok(n);
             }
-            if uninterrupted(|| self.connection.read_tls(&mut self.stream))? == 0 {
+            if self.has_ended {
                 return Ok(0);
             }
-            let processed = self.connection.process_new_packets();
-            // Alerts and answers to key updates go out at once or with the next write.
-            let _ = self.flush();
-            processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            let n = DESK.with_borrow_mut(|desk| self.receive(desk, buffer))?;
+            if n > 0 {
+                return Ok(n);
+            }
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.flush()?;
-        let mut taken = 0;
-        while taken < bytes.len() {
-            taken += self.connection.writer().write(&bytes[taken..])?;
-            match self.flush() {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
+    /// Reads the socket once; how much of that is clear text, which may be nothing.
+    fn receive(&mut self, desk: &mut Desk, buffer: &mut [u8]) -> io::Result<usize> {
+        let Rests { clear, sealed } = &mut self.rests;
+        let held = self.records.held().len();
+        desk.received[..held].copy_from_slice(self.records.held());
+        let read = uninterrupted(|| self.stream.read(&mut desk.received[held..]))?;
+        if read == 0 {
+            // A peer that ends without announcing it has ended all the same.
+            self.has_ended = true;
+            return Ok(0);
         }
-        Ok(taken)
+        self.is_drained = held + read < desk.received.len();
+        desk.clear.clear();
+        let bytes = &mut desk.received[..held + read];
+        let opened = self.records.open(bytes, &mut desk.clear, sealed);
+        // Alerts and answers to key updates go out at once or with the next write.
+        let _ = flush(&mut self.stream, sealed);
+        let stage = opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        self.has_ended = stage == Stage::Ended;
+        let n = desk.clear.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&desk.clear[..n]);
+        *clear = desk.clear[n..].to_vec();
+        Ok(n)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.flush()?;
+        DESK.with_borrow_mut(|desk| {
+            let mut taken = 0;
+            while let Some(next) = gather(slices, taken, &mut desk.clear) {
+                desk.sealed.clear();
+                self.records.seal(next, &mut desk.sealed).map_err(io::Error::other)?;
+                taken += next.len();
+                match send(&mut self.stream, &desk.sealed) {
+                    Ok(sent) if sent == desk.sealed.len() => {}
+                    // What is sealed has to be sent: it has its number.
+                    Ok(sent) => {
+                        self.rests.sealed = desk.sealed[sent..].to_vec();
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(taken)
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while self.connection.wants_write() {
-            uninterrupted(|| self.connection.write_tls(&mut self.stream))?;
+        flush(&mut self.stream, &mut self.rests.sealed)
+    }
+
+    /// Announces the end. Best effort: the peer learns of it from the FIN as well.
+    fn end(&mut self) {
+        if self.records.end(&mut self.rests.sealed).is_ok() {
+            let _ = self.flush();
         }
-        Ok(())
     }
 }
 
 impl Drop for Tls {
     /// Tells the peer that the end is meant, and that nobody cut the stream short.
     fn drop(&mut self) {
-        self.connection.send_close_notify();
-        // Best effort: a peer that takes nothing now learns it from the FIN.
-        let _ = self.flush();
+        self.end();
+    }
+}
+
+/// What comes after the first `skip` bytes of `slices`, as much as is sealed at once: one slice as it
+/// is, several copied together, since each record has its price.
+fn gather<'a>(
+    slices: &'a [IoSlice<'_>],
+    mut skip: usize,
+    gathered: &'a mut Vec<u8>,
+) -> Option<&'a [u8]> {
+    let mut rest = slices.iter().filter_map(|slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        Some(&slice[skipped..]).filter(|slice| !slice.is_empty())
+    });
+    let first = rest.next()?;
+    if first.len() >= SEAL_BYTES_MAX {
+        return Some(&first[..SEAL_BYTES_MAX]);
+    }
+    let Some(second) = rest.next() else { return Some(first) };
+    gathered.clear();
+    gathered.extend_from_slice(first);
+    for slice in std::iter::once(second).chain(rest) {
+        let room = SEAL_BYTES_MAX - gathered.len();
+        gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+    }
+    Some(gathered)
+}
+
+/// Sends what was sealed before; `WouldBlock` while something is left.
+fn flush(stream: &mut TcpStream, sealed: &mut Vec<u8>) -> io::Result<()> {
+    if sealed.is_empty() {
+        return Ok(());
+    }
+    let sent = send(stream, sealed)?;
+    consume(sealed, sent);
+    if sealed.is_empty() { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
+}
+
+/// As much as the socket takes.
+fn send(stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<usize> {
+    let all = bytes.len();
+    while !bytes.is_empty() {
+        match uninterrupted(|| stream.write(bytes)) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all - bytes.len())
+}
+
+/// Forgets the first bytes, and with the last of them the buffer.
+fn consume(bytes: &mut Vec<u8>, n: usize) {
+    bytes.drain(..n);
+    if bytes.is_empty() {
+        *bytes = Vec::new();
     }
 }
 
@@ -164,5 +299,36 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(slices: &[&[u8]], skip: usize, expected: Option<&[u8]>) {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        assert_eq!(gather(&slices, skip, &mut Vec::new()), expected);
+    }
+
+    #[test]
+    fn what_is_sealed_at_once_is_gathered_up_to_a_bound() {
+        let large = vec![7; SEAL_BYTES_MAX + 1];
+        check(&[], 0, None);
+        check(&[b"", b""], 0, None);
+        check(&[b"ab"], 0, Some(b"ab"));
+        check(&[b"ab"], 2, None);
+        check(&[b"ab", b"", b"cd", b"e"], 1, Some(b"bcde"));
+        check(&[b"ab", b"cd"], 3, Some(b"d"));
+        check(&[&large], 0, Some(&large[1..]));
+        check(&[&large], SEAL_BYTES_MAX, Some(&[7]));
+        check(&[&large[2..], &large], 0, Some(&large[1..]));
+    }
+
+    #[test]
+    fn a_session_with_tls_stays_within_its_size() {
+        // The allocator's next one is 1,536.
+        assert!(size_of::<Tls>() <= 1280, "{}", size_of::<Tls>());
     }
 }

@@ -23,6 +23,7 @@ pub mod partition;
 pub mod path;
 pub mod paths;
 pub mod pulse;
+pub mod roster;
 pub mod session;
 pub mod session_id;
 pub mod spelling;

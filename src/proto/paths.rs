@@ -227,6 +227,17 @@ impl Configured {
             stream: false,
         }
     }
+
+    /// How many backends its events are offered to. Whoever only listens is none.
+    pub fn backends(&self) -> u8 {
+        u8::from(self.stream)
+    }
+
+    /// Whether its events are offered to a backend: then each of its sessions has its place in the
+    /// pod's roster.
+    pub fn has_backend(&self) -> bool {
+        self.backends() > 0
+    }
 }
 
 #[cfg(test)]

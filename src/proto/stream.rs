@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::proto::event::Kind;
+use crate::proto::session_id::SessionId;
+
 /// What an entry costs beside its texts, roughly.
 const ENTRY_BYTES: usize = 256;
 
@@ -26,6 +29,16 @@ pub enum Fate {
 }
 
 impl Entry {
+    /// The session whose end it tells, if it does.
+    pub fn ended(&self) -> Option<SessionId> {
+        let of = |name| self.fields.iter().find(|(field, _)| *field == name);
+        let (_, kind) = of("type")?;
+        if kind != Kind::Disconnect.as_str() {
+            return None;
+        }
+        SessionId::parse(&of("session")?.1)
+    }
+
     /// What it holds while it waits, in bytes.
     pub fn bytes(&self) -> usize {
         ENTRY_BYTES + self.fields.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()

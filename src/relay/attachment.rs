@@ -1,7 +1,8 @@
 //! Attaching a client to its path, in the one order that loses nothing.
 //!
 //! Presence first, then the place in the shard, then the confirmed subscription, and only then the
-//! 101: a publish that is begun after the client saw its connection open finds all three.
+//! 101: a publish that is begun after the client saw its connection open finds all three. Where backends
+//! are told of it, its place in the roster is confirmed by then too.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use crate::hub::presence::TooManyPaths;
 use crate::hub::socket::Socket;
 use crate::proto::path::Path;
 use crate::proto::paths::{Configured, OnGap};
+use crate::proto::roster::Member;
 use crate::proto::session_id::SessionId;
 use crate::relay::{Relay, SUBSCRIBE_TIMEOUT};
 
@@ -49,6 +51,12 @@ impl Attachment {
             relay.hub.give_back(id);
             return Err(Unattached::TooManyPaths);
         }
+        // Before it can end: so it is not in the roster for ever.
+        let enlisted = configured.has_backend().then(|| {
+            let text = configured.pattern.text().clone();
+            let member = Member { configured: text, path: path.clone() };
+            relay.broker.enlist(id, member, configured.backends())
+        });
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), deflates, &relay.metrics);
         if configured.on_gap == OnGap::Close {
@@ -64,7 +72,14 @@ impl Attachment {
         if relay.paths.load().named(configured.pattern.text()).is_none() {
             return Err(Unattached::Removed);
         }
-        match tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await {
+        let confirmed = async {
+            subscribed.await?;
+            match enlisted {
+                Some(enlisted) => enlisted.await,
+                None => Ok(()),
+            }
+        };
+        match tokio::time::timeout(SUBSCRIBE_TIMEOUT, confirmed).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return Err(Unattached::Broker),
         }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -20,15 +21,18 @@ use crate::proto::msg;
 use crate::proto::partition::partition;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
+use crate::proto::session_id::SessionId;
 use crate::proto::stream::Entry;
 use crate::proto::traceparent::Traceparent;
 
 /// A session that had a place on a path has left it.
 #[derive(Debug)]
 pub struct Departure {
+    pub id: SessionId,
     pub path: Path,
     pub configured: Arc<Configured>,
-    pub shard: usize,
+    /// Whether it was open, so that its end has been told.
+    pub was_open: bool,
 }
 
 pub struct Ears {
@@ -36,9 +40,15 @@ pub struct Ears {
     stream: Arc<Stream>,
     /// Into how many streams the events of a path are parted.
     stream_partitions: u32,
+    /// Nothing of this pod's sessions may be told any more.
+    is_mute: AtomicBool,
     /// Bounded by the number of sessions: each departs once.
     departures: mpsc::UnboundedSender<Departure>,
 }
+
+/// The `seq` of an end that another pod tells: nobody knows how many events came before it, and none
+/// of them has a larger one.
+const LOST_SEQ: u64 = u32::MAX as u64;
 
 impl Ears {
     pub fn new(
@@ -47,7 +57,20 @@ impl Ears {
         stream_partitions: u32,
     ) -> (Ears, mpsc::UnboundedReceiver<Departure>) {
         let (departures, receiver) = mpsc::unbounded_channel();
-        (Ears { events, stream, stream_partitions, departures }, receiver)
+        let is_mute = AtomicBool::new(false);
+        (Ears { events, stream, stream_partitions, is_mute, departures }, receiver)
+    }
+
+    /// From now on nothing is told: another pod has told the ends of this one's sessions.
+    pub fn mute(&self) {
+        self.is_mute.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the end of a session whose pod lives no more, in that one's place.
+    pub fn lost(&self, id: SessionId, path: &Path, configured: &Arc<Configured>) {
+        let close = Close::new(Close::NO_FRAME, "");
+        let event = Event::Disconnect { close: &close, cause: Cause::PodLost };
+        self.offer(&Who { id, path, configured, seq: LOST_SEQ }, None, &event);
     }
 
     fn offer(&self, who: &Who<'_>, traceparent: Option<&Traceparent>, event: &Event<'_>) {
@@ -79,7 +102,7 @@ impl Ears {
     }
 
     fn is_wanted(&self, who: &Who<'_>) -> bool {
-        who.configured.stream || self.is_heard(who)
+        (who.configured.stream || self.is_heard(who)) && !self.is_mute.load(Ordering::Relaxed)
     }
 
     fn is_heard(&self, who: &Who<'_>) -> bool {
@@ -117,9 +140,10 @@ impl Inbound for Ears {
             self.offer(&who, None, &Event::Disconnect { close, cause });
         }
         let departure = Departure {
+            id: who.id,
             path: who.path.clone(),
             configured: who.configured.clone(),
-            shard: usize::from(who.id.shard),
+            was_open: end.is_some(),
         };
         // Nobody keeps books any more when the pod has ended.
         let _ = self.departures.send(departure);

@@ -2,16 +2,18 @@
 //!
 //! The listener first, then the confirmed subscription to what others tell, then every living pod is
 //! asked to tell: an event that happens after [`Listening::begin`] has returned is heard, wherever it
-//! happens.
+//! happens. A listener that leaves keeps its seat for a minute, so that it, or another one, can come back and
+//! go on behind the last event it had.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::sse::{Heard, Listener, Topic};
+use crate::backend::sse::{Heard, Keep, Listener, Topic};
 use crate::broker::{Failure, Letter, Outage};
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::telling::{BEAT_MS, Missed};
@@ -25,14 +27,43 @@ pub struct Listening {
     listener: Listener,
     /// Whether a pod that may live did not say that it tells.
     is_incomplete: bool,
-    _seat: Seat,
+    /// Until it is dropped.
+    seat: Option<Seat>,
 }
 
 /// What a listener has taken, given back when it goes.
-struct Seat {
+pub struct Seat {
     relay: Arc<Relay>,
     configured: Arc<str>,
     is_settled: bool,
+    _keep: Keep,
+}
+
+/// Seats of listeners that have left, kept a while for those who come back: one for each configured
+/// path.
+#[derive(Default)]
+pub struct Vacant(Mutex<HashMap<Arc<str>, (Instant, Seat)>>);
+
+/// How long one is.
+const VACANT: Duration = Duration::from_secs(60);
+
+impl Vacant {
+    /// What nobody came back for is given back. After the pod closed: all.
+    fn clear(&self, now: Option<Instant>) {
+        let has_gone = |since: Instant| now.is_none_or(|now| now.duration_since(since) >= VACANT);
+        let gone: Vec<_> = self.lock().extract_if(|_, (since, _)| has_gone(*since)).collect();
+        drop(gone);
+    }
+
+    fn keep(&self, seat: Seat) {
+        let before = self.lock().insert(seat.configured.clone(), (Instant::now(), seat));
+        drop(before);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, (Instant, Seat)>> {
+        // Each change is one call; a panic leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whether everybody who was asked has answered.
@@ -43,7 +74,8 @@ enum Answers {
 }
 
 impl Listening {
-    /// `configured`: the text of the configured path that the topic is of.
+    /// `configured`: the text of the configured path that the topic is of. `last`: the id of the last
+    /// event that the listener had, if it comes back.
     ///
     /// # Errors
     /// When other pods cannot be heard now.
@@ -51,16 +83,22 @@ impl Listening {
         relay: &Arc<Relay>,
         topic: Topic,
         configured: Arc<str>,
+        last: Option<&str>,
     ) -> Result<Listening, Failure> {
         relay.hearsay.enter(&configured);
         let tapped = relay.broker.tap(&configured);
-        let mut seat = Seat { relay: relay.clone(), configured, is_settled: false };
-        let listener = relay.events.listen(topic);
+        let _keep = relay.events.keep(&configured);
+        let mut seat = Seat { relay: relay.clone(), configured, is_settled: false, _keep };
+        let listener = match last {
+            Some(last) => relay.events.listen_behind(topic, &seat.configured, last),
+            None => relay.events.listen(topic),
+        };
         let tapped = tokio::time::timeout(SUBSCRIBE_TIMEOUT, tapped).await;
         tapped.unwrap_or(Err(Failure::Unknown))?;
         let answers = relay.ask_to_tell(&seat.configured).await?;
         seat.settle();
-        Ok(Listening { listener, is_incomplete: answers == Answers::Incomplete, _seat: seat })
+        let is_incomplete = answers == Answers::Incomplete;
+        Ok(Listening { listener, is_incomplete, seat: Some(seat) })
     }
 
     /// The next one; `None` when this pod leaves. Cancel-safe.
@@ -76,6 +114,16 @@ impl Seat {
     fn settle(&mut self) {
         if !std::mem::replace(&mut self.is_settled, true) {
             self.relay.hearsay.settle(&self.configured);
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat.take()
+            && !seat.relay.is_leaving()
+        {
+            seat.relay.clone().vacant.keep(seat);
         }
     }
 }
@@ -118,18 +166,19 @@ impl Relay {
         loop {
             tokio::select! {
                 () = self.hearsay.torn() => {}
-                _ = beat.tick() => {}
-                () = closing.cancelled() => return,
+                _ = beat.tick() => self.vacant.clear(Some(Instant::now())),
+                () = closing.cancelled() => break,
             }
             tokio::select! {
                 () = self.mend() => {}
-                () = closing.cancelled() => return,
+                () = closing.cancelled() => break,
             }
             // While the broker is away nobody is heard, and that is told when it is back.
             if self.broker.outage() == Outage::None {
                 self.hearsay.miss_silent();
             }
         }
+        self.vacant.clear(None);
     }
 
     /// Until nothing is torn.

@@ -11,6 +11,7 @@ pub mod hearsay;
 pub mod listening;
 pub mod listing;
 pub mod local;
+pub mod orphans;
 pub mod streams;
 pub mod taps;
 pub mod upstreams;
@@ -40,6 +41,7 @@ use crate::proto::spelling::bounded;
 use crate::proto::traceparent::Traceparent;
 use crate::relay::ears::Departure;
 use crate::relay::hearsay::Hearsay;
+use crate::relay::listening::Vacant;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
 
@@ -128,12 +130,14 @@ pub struct Relay {
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
+    vacant: Vacant,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
         let Parts { broker, hub, presence, events, hearsay, taps, .. } = parts;
         let Parts { upstreams, metrics, paths, leaving, .. } = parts;
+        let vacant = Vacant::default();
         Relay {
             config,
             broker,
@@ -146,6 +150,7 @@ impl Relay {
             metrics,
             paths,
             leaving,
+            vacant,
         }
     }
 
@@ -288,8 +293,11 @@ impl Relay {
                 departure = departures.recv() => departure,
                 () = closing.cancelled() => return,
             };
-            let Some(Departure { path, configured, shard }) = departure else { return };
-            self.presence.depart(&path, &configured, shard);
+            let Some(Departure { id, path, configured, was_open }) = departure else { return };
+            self.presence.depart(&path, &configured, usize::from(id.shard));
+            if !was_open && configured.has_backend() {
+                self.broker.delist(&id);
+            }
             self.broker.unsubscribe(&path);
             self.note_balance();
         }

@@ -55,6 +55,10 @@ impl Relay {
                      stream, or this pod's user has no right to it"
                 );
             }
+            let settled = batch.iter().zip(&fates).filter(|&(_, &fate)| fate != Fate::Left);
+            for id in settled.filter_map(|(entry, _)| entry.ended()) {
+                self.broker.settle(&id);
+            }
             queue.settle(&fates);
         }
     }

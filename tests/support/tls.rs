@@ -22,6 +22,11 @@ pub struct Certificate {
     key_pem: String,
 }
 
+/// One client, over several connections.
+pub struct Visitor {
+    connector: TlsConnector,
+}
+
 impl Certificate {
     pub fn new() -> Certificate {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
@@ -45,7 +50,11 @@ impl Certificate {
         addr: SocketAddr,
         version: &'static SupportedProtocolVersion,
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let socket = within("connect", TcpStream::connect(addr)).await.expect("the door listens");
+        self.visitor(version).connect(addr).await
+    }
+
+    /// Somebody who trusts this certificate and no other, and keeps the tickets he is given.
+    pub fn visitor(&self, version: &'static SupportedProtocolVersion) -> Visitor {
         let mut roots = RootCertStore::empty();
         roots.add(self.cert.clone()).expect("an own certificate is well-formed");
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -53,9 +62,15 @@ impl Certificate {
             .expect("the provider knows both versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        Visitor { connector: TlsConnector::from(Arc::new(config)) }
+    }
+}
+
+impl Visitor {
+    pub async fn connect(&self, addr: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = within("connect", TcpStream::connect(addr)).await.expect("the door listens");
         let name = ServerName::try_from("localhost").expect("a good name");
-        let connector = TlsConnector::from(Arc::new(config));
-        within("the TLS handshake", connector.connect(name, socket)).await
+        within("the TLS handshake", self.connector.connect(name, socket)).await
     }
 }
 

@@ -125,6 +125,15 @@ impl Commands {
         single(self.answers(|waiting| &mut waiting.vital, vec![command], until))
     }
 
+    /// Several vital ones, next to each other: an answer for each.
+    pub fn send_vital_together(
+        &self,
+        commands: Vec<Cmd>,
+    ) -> impl Future<Output = Vec<Result<Value, Failure>>> + Send + use<> {
+        let until = BootTime::now() + WAIT_MAX;
+        self.answers(|waiting| &mut waiting.vital, commands, until)
+    }
+
     /// The same for several, which go next to each other, as one transaction if they say so: an
     /// answer for each. What is not written at `until` is not written any more.
     pub fn send_until(

@@ -24,13 +24,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::broker::Failure;
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::{Commands, is_of_no_master};
 use crate::broker::redis::complaints::Complaints;
+use crate::broker::redis::fence::{CLAIM_TTL, behind_fence, fenced};
 use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
 use crate::broker::redis::tenures::Keys;
 use crate::broker::redis::tls::choose_cryptography;
@@ -72,6 +75,7 @@ pub struct Link {
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
     tenures: Arc<Keys>,
+    roster: Arc<Roster>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
     lease: Arc<Lease>,
@@ -80,11 +84,12 @@ pub struct Link {
     complaints: Complaints,
 }
 
-/// What is to be heard.
+/// What is to be heard, and what is owed.
 pub struct Wanted {
     pub interest: Arc<Interest<Path>>,
     pub taps: Arc<Taps>,
     pub tenures: Arc<Keys>,
+    pub roster: Arc<Roster>,
 }
 
 /// Why the link is down.
@@ -104,6 +109,8 @@ enum Fault {
     NoMaster(String),
     #[error("this pod leaves")]
     Leaving,
+    #[error("another pod has told the ends of this one's sessions")]
+    Claimed,
 }
 
 /// A channel that Redis does not let this pod hear.
@@ -135,7 +142,7 @@ enum Role {
 
 impl Link {
     pub fn new(address: Address, inbox: Arc<Inbox>, wanted: Wanted) -> Result<Link, RedisError> {
-        let Wanted { interest, taps, tenures } = wanted;
+        let Wanted { interest, taps, tenures, roster } = wanted;
         if address.is_secured() {
             choose_cryptography();
         }
@@ -154,6 +161,7 @@ impl Link {
             interest,
             taps,
             tenures,
+            roster,
             inbox,
             complaints: Complaints::default(),
         })
@@ -179,7 +187,7 @@ impl Link {
                 }
                 Err(fault) => fault,
             };
-            if let Fault::Leaving = fault {
+            if let Fault::Leaving | Fault::Claimed = fault {
                 return;
             }
             // Once for each reason: the first one is seldom what keeps it away.
@@ -201,6 +209,7 @@ impl Link {
         self.interest.restart();
         self.taps.interest.restart();
         self.tenures.interest.restart();
+        self.roster.restart();
         let epoch = self.inbox.begin();
         let lost = Arc::new(Notify::new());
         let (mut publishing, mut subscribing) =
@@ -224,22 +233,34 @@ impl Link {
         if let Err(error) = subscribing.subscribe(&inbox).await {
             return Err(refused(inbox, error)?.into());
         }
-        let begun = BootTime::now();
-        let mut renewed = Ok(());
-        for command in self.renewal() {
-            match answer(&mut publishing, &command).await {
-                Ok(_) => {}
-                // It is full, or cannot save: what is published it carries all the same.
-                Err(error) if is_answer(&error) && !is_of_no_master(&error) => {
-                    renewed = Err(error);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.note_renewal(begun, renewed);
+        self.renew_first(&mut publishing).await?;
         // After the lease: whoever taps and does not see this pod is seen by it.
         self.taps.begin(&mut publishing).await?;
         Ok(Connections { publishing, subscribing, role, lost })
+    }
+
+    /// Before the link counts as up.
+    async fn renew_first(&self, publishing: &mut MultiplexedConnection) -> Result<(), Fault> {
+        let begun = BootTime::now();
+        let mut batch = redis::Pipeline::new();
+        for command in self.renewal() {
+            batch.add_command(command);
+        }
+        let mut answers = Vec::new();
+        for answer in publishing.send_packed_commands(&batch, 0, batch.len()).await? {
+            answers.push(match answer.extract_error() {
+                Ok(answer) => Ok(answer),
+                Err(error) if is_of_no_master(&error) => return Err(error.into()),
+                // It is full, or cannot save: what is published it carries all the same.
+                Err(error) => {
+                    if self.complaints.are_due() {
+                        tracing::error!("Redis refused a command: {error}");
+                    }
+                    Err(Failure::Unavailable("Redis refused it"))
+                }
+            });
+        }
+        self.note_renewal(begun, answers)
     }
 
     async fn open(&self, epoch: u64, lost: &Arc<Notify>) -> Result<MultiplexedConnection, Fault> {
@@ -271,6 +292,7 @@ impl Link {
         self.interest.open();
         self.taps.interest.open();
         self.tenures.interest.open();
+        self.roster.open();
         self.metrics.broker.up.set(1);
         tracing::info!("Redis is there");
     }
@@ -281,6 +303,7 @@ impl Link {
         self.interest.close();
         self.taps.interest.close();
         self.tenures.interest.close();
+        self.roster.close();
     }
 
     /// Until something breaks.
@@ -290,8 +313,10 @@ impl Link {
             error = self.commands.write(publishing) => error.into(),
             fault = self.follow(subscribing) => fault,
             fault = self.ping(role) => fault,
-            () = self.renew() => Fault::Leaving,
+            fault = self.renew() => fault,
             () = self.taps.keep() => Fault::Leaving,
+            () = self.roster.keep() => Fault::Leaving,
+            () = self.inbox.lifecycle.claimed().cancelled() => Fault::Claimed,
             () = lost.notified() => Fault::Lost,
         }
     }
@@ -401,7 +426,7 @@ impl Link {
     }
 
     /// Renews the lease until the pod closes, and takes it back then.
-    async fn renew(&self) {
+    async fn renew(&self) -> Fault {
         let mut interval = tokio::time::interval(self.lease.ttl.div_f64(RENEWALS));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         interval.tick().await;
@@ -411,24 +436,46 @@ impl Link {
                 () = self.closing.cancelled() => break,
             }
             let begun = BootTime::now();
-            let [lease, place] = self.renewal().map(|command| self.commands.send_vital(command));
-            self.note_renewal(begun, lease.await.and(place.await).map(drop));
+            let answers = self.commands.send_vital_together(self.renewal()).await;
+            if let Err(fault) = self.note_renewal(begun, answers) {
+                return fault;
+            }
+        }
+        let begun = Instant::now();
+        while !self.roster.is_written() && begun.elapsed() < ANSWER_TIMEOUT {
+            tokio::time::sleep(IDLE_POLL).await;
         }
         let pod = self.inbox.pod;
         drop(self.commands.send_vital(Cmd::del(self.names.lease(pod))));
-        drop(self.commands.send_vital(Cmd::srem(self.names.pods(), pod.text())));
+        // Ends that could not be told are left to the others, who look for them in what is left.
+        if self.roster.is_empty() {
+            drop(self.commands.send_vital(Cmd::srem(self.names.pods(), pod.text())));
+        }
         while !self.commands.is_idle() {
             tokio::time::sleep(IDLE_POLL).await;
         }
+        Fault::Leaving
     }
 
-    fn note_renewal<E: std::fmt::Display>(&self, begun: BootTime, renewed: Result<(), E>) {
+    /// Of the answers to a renewal.
+    fn note_renewal(
+        &self,
+        begun: BootTime,
+        answers: Vec<Result<Value, Failure>>,
+    ) -> Result<(), Fault> {
+        let lapsed = self.lease.held_until().map_or(Duration::ZERO, |until| begun.since(until));
+        let renewed = match behind_fence(answers) {
+            Some(answers) if lapsed < CLAIM_TTL => executed(answers),
+            _ => {
+                self.inbox.lifecycle.claimed().cancel();
+                return Err(Fault::Claimed);
+            }
+        };
         match renewed {
             Ok(()) => {
-                if let Some(expired) = self.lease.confirm(begun) {
-                    let lapsed = begun.since(expired);
+                if self.lease.confirm(begun).is_some() {
                     tracing::warn!(
-                        "this pod's lease had lapsed {lapsed:.1?} ago: it may be taken for dead"
+                        "this pod's lease had lapsed {lapsed:.1?} ago, and nobody minded"
                     );
                 }
             }
@@ -437,17 +484,30 @@ impl Link {
             }
             Err(_) => {}
         }
+        Ok(())
     }
 
-    /// The lease with what the pod holds, and its place among the pods.
-    fn renewal(&self) -> [Cmd; 2] {
+    /// The lease with what the pod holds, and its place among the pods, unless it is claimed.
+    fn renewal(&self) -> Vec<Cmd> {
         let pod = self.inbox.pod;
         let (sessions, paths) = self.interest.counts();
         let ttl_ms = millis(self.lease.ttl);
         let counts = format!(r#"{{"sessions":{sessions},"paths":{paths}}}"#);
         let mut lease = redis::cmd("SET");
         lease.arg(self.names.lease(pod)).arg(counts).arg("PX").arg(ttl_ms);
-        [lease, Cmd::sadd(self.names.pods(), pod.text())]
+        let place = Cmd::sadd(self.names.pods(), pod.text());
+        let transaction = vec![redis::cmd("MULTI"), lease, place, redis::cmd("EXEC")];
+        fenced(&self.names, pod, transaction)
+    }
+}
+
+/// Whether all of a transaction was done.
+fn executed(mut answers: Vec<Result<Value, Failure>>) -> Result<(), Failure> {
+    match answers.pop().unwrap_or(Err(Failure::Unknown))? {
+        Value::Array(done) if !done.iter().any(|one| matches!(one, Value::ServerError(_))) => {
+            Ok(())
+        }
+        _ => Err(Failure::Unavailable("Redis refused it")),
     }
 }
 

@@ -8,15 +8,18 @@
 pub mod absent;
 pub mod appending;
 pub mod asker;
+pub mod claims;
 pub mod clock;
 pub mod commands;
 pub mod complaints;
+pub mod fence;
 pub mod inbox;
 pub mod interest;
 pub mod lease;
 pub mod link;
 pub mod names;
 pub mod pulse;
+pub mod roster;
 pub mod taps;
 pub mod tenures;
 pub mod tls;
@@ -24,30 +27,35 @@ pub mod tls;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
 use uuid::Uuid;
 
 use crate::broker::redis::appending::{fates, transaction};
 use crate::broker::redis::asker::Asker;
+use crate::broker::redis::claims::Claims;
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
+use crate::broker::redis::fence::{behind_fence, fenced};
 use crate::broker::redis::inbox::{Inbox, Parts};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::link::{Link, Wanted};
 use crate::broker::redis::names::Names;
+use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
 use crate::broker::redis::tenures::Keys;
 use crate::broker::tenures::Tenures;
-use crate::broker::{Broker, Failure, Letter, Outage, Peer, Pending, Publication, Receiver};
+use crate::broker::{
+    Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
+};
 use crate::clock::{BootTime, unix_ms};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::Answer;
 use crate::proto::envelope::{Body, Envelope};
 use crate::proto::path::Path;
-use crate::proto::session_id::PodId;
+use crate::proto::roster::Member;
+use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::stream::{Entry, Fate};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
@@ -77,6 +85,8 @@ pub struct Redis {
     taps: Arc<Taps>,
     tenures: Arc<Keys>,
     asker: Arc<Asker>,
+    roster: Arc<Roster>,
+    claims: Arc<Claims>,
     stream_backlog_max: u64,
 }
 
@@ -131,12 +141,18 @@ impl Redis {
         let taps = Arc::new(Taps::new(inbox.clone()));
         let asker = Arc::new(Asker::new(inbox.clone(), lease_ttl, ask_timeout));
         let tenures = Arc::new(Keys::new(inbox.clone()));
-        let wanted =
-            Wanted { interest: interest.clone(), taps: taps.clone(), tenures: tenures.clone() };
+        let roster = Arc::new(Roster::new(inbox.clone()));
+        let claims = Arc::new(Claims::new(inbox.clone(), lease_ttl));
+        let wanted = Wanted {
+            interest: interest.clone(),
+            taps: taps.clone(),
+            tenures: tenures.clone(),
+            roster: roster.clone(),
+        };
         let link = Link::new(address, inbox.clone(), wanted);
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, tenures, asker, stream_backlog_max })
+        Ok(Redis { inbox, interest, taps, tenures, asker, roster, claims, stream_backlog_max })
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
@@ -188,15 +204,13 @@ impl Broker for Redis {
             // Asked together, answered in order.
             let look = |pod| inbox.commands.send_vital(Cmd::get(inbox.names.lease(pod)));
             let leases: Vec<_> = others.iter().map(|&pod| look(pod)).collect();
-            let (mut living, mut absent) = (vec![own], Vec::new());
+            let mut living = vec![own];
             for (&pod, leased) in others.iter().zip(leases) {
                 match leased.await? {
-                    Value::Nil => absent.push(forget(&inbox, pod)),
+                    // It is forgotten when its sessions' ends have been told (`claims`).
+                    Value::Nil => {}
                     lease => living.push(Peer { pod, sessions: sessions_of(&lease) }),
                 }
-            }
-            for forgotten in join_all(absent).await {
-                living.extend(forgotten?);
             }
             Ok(living)
         })
@@ -225,9 +239,45 @@ impl Broker for Redis {
     }
 
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>> {
-        let sent =
-            self.send_events(transaction(entries, &self.inbox.names, self.stream_backlog_max));
-        Box::pin(async move { fates(sent.await?) })
+        let Inbox { names, pod, .. } = &*self.inbox;
+        let transaction = transaction(entries, names, self.stream_backlog_max);
+        let sent = self.send_events(fenced(names, *pod, transaction));
+        let inbox = self.inbox.clone();
+        Box::pin(async move {
+            match behind_fence(sent.await?) {
+                Some(answers) => fates(answers),
+                None => {
+                    inbox.lifecycle.claimed().cancel();
+                    Err(Failure::Unavailable("this pod was claimed"))
+                }
+            }
+        })
+    }
+
+    fn enlist(&self, id: SessionId, member: Member, owed: u8) -> Pending<()> {
+        self.roster.enlist(id, member, owed)
+    }
+
+    fn delist(&self, id: &SessionId) {
+        self.roster.delist(id);
+    }
+
+    fn settle(&self, id: &SessionId) {
+        self.roster.settle(id);
+    }
+
+    fn claim(&self) -> Pending<Option<PodId>> {
+        let claims = self.claims.clone();
+        Box::pin(async move { claims.claim().await })
+    }
+
+    fn orphans(&self, pod: PodId, cursor: u64) -> Pending<Orphans> {
+        let claims = self.claims.clone();
+        Box::pin(async move { claims.orphans(pod, cursor).await })
+    }
+
+    fn adopt(&self, id: SessionId, owed: u8) -> Pending<()> {
+        self.roster.adopt(id, owed)
     }
 
     fn tenures(&self) -> &dyn Tenures {
@@ -236,22 +286,6 @@ impl Broker for Redis {
 
     fn outage(&self) -> Outage {
         self.inbox.commands.outage()
-    }
-}
-
-/// Takes a pod without a lease out of the set of pods, unless it comes back meanwhile.
-async fn forget(inbox: &Inbox, pod: PodId) -> Result<Option<Peer>, Failure> {
-    let forgotten = inbox.commands.send_vital(Cmd::srem(inbox.names.pods(), pod.text()));
-    // A pod writes its lease before its place in the set. So either that place came after this
-    // removal, or the lease is seen by this look.
-    let lease = inbox.commands.send_vital(Cmd::get(inbox.names.lease(pod)));
-    forgotten.await?;
-    match lease.await? {
-        Value::Nil => Ok(None),
-        lease => {
-            inbox.commands.send_vital(Cmd::sadd(inbox.names.pods(), pod.text())).await?;
-            Ok(Some(Peer { pod, sessions: sessions_of(&lease) }))
-        }
     }
 }
 

@@ -34,6 +34,21 @@ impl Names {
         format!("{}:pods", self.prefix)
     }
 
+    /// The sessions whose end a pod has to tell to backends.
+    pub fn roster(&self, pod: PodId) -> String {
+        format!("{}:roster:{pod}", self.prefix)
+    }
+
+    /// There when another pod tells the ends of this one's sessions: it is dead, whatever it believes.
+    pub fn claim(&self, pod: PodId) -> String {
+        format!("{}:claim:{pod}", self.prefix)
+    }
+
+    /// What all leases begin with.
+    pub fn leases(&self) -> String {
+        format!("{}:lease:", self.prefix)
+    }
+
     /// Where pods tell the events of a configured path.
     pub fn events(&self, configured: &str) -> String {
         format!("{}:ev:{configured}", self.prefix)

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::{ClientConfig, Error, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::{ClientConfig, Error, RootCertStore};
 
 use crate::broker::redis::Address;
 

@@ -1,14 +1,16 @@
 //! One client: its socket, and what came on it.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use mio::net::TcpStream;
 use socket2::{Domain, Socket, Type};
 
 use crate::cli::load::frames::{self, Frame, Walk};
+use crate::cli::load::inflate;
+use crate::cli::load::line::{Line, Tls, Trust};
 use crate::cli::load::sequence::{Arrival, Sequence};
 use crate::cli::load::stamp::Stamp;
 
@@ -21,15 +23,34 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A longer answer to a handshake makes no sense.
 const ANSWER_BYTES_MAX: usize = 4096;
 
+/// What a client that takes deflated messages offers (RFC 7692 section 7).
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+
+const DEFLATE: &[u8] = b"permessage-deflate";
+
+/// Of the deflated messages one in so many is looked into.
+const LOOK_EVERY: u64 = 1_000;
+
 pub struct Client {
-    pub stream: TcpStream,
+    line: Line,
     phase: Phase,
+    wish: Wish,
     walk: Walk,
     sequence: Sequence,
     /// What it got, and how often it was pinged.
     pub messages: u64,
     pub bytes: u64,
     pub pings: u32,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// Its messages deflated; to be refused that is an error.
+    pub deflated: bool,
+    /// Of a run's messages, which go to `paths` paths in turn, those of the path number `path`.
+    pub path: u64,
+    pub paths: u64,
 }
 
 enum Phase {
@@ -56,16 +77,24 @@ pub struct Tally {
 }
 
 impl Client {
-    /// Connects from `source` and asks for `path`.
-    pub fn ask(source: SocketAddr, server: SocketAddr, path: &str) -> anyhow::Result<Client> {
+    /// Connects from `source` and asks for `path`, over TLS where it is told whom to trust.
+    pub fn ask(
+        source: SocketAddr,
+        server: SocketAddr,
+        path: &str,
+        trust: Option<&Trust>,
+        wish: Wish,
+    ) -> anyhow::Result<Client> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&source.into()).with_context(|| format!("no port of {source} is free"))?;
         socket.connect_timeout(&server.into(), CONNECT_TIMEOUT).context("cannot connect")?;
         socket.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(socket.into());
-        stream.write_all(handshake(server, path).as_bytes())?;
+        let mut line = Line::new(TcpStream::from_std(socket.into()), trust)?;
+        let offer = if wish.deflated { OFFER } else { "" };
+        line.write_all(handshake(server, path, offer).as_bytes())?;
         Ok(Client {
-            stream,
+            line,
+            wish,
             phase: Phase::Asked(Vec::new()),
             walk: Walk::default(),
             sequence: Sequence::default(),
@@ -75,13 +104,18 @@ impl Client {
         })
     }
 
+    /// For whoever waits until something comes.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.line.stream()
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }
 
     /// Sends a frame. A socket of a client never has so much waiting that it would not fit.
     pub fn say(&mut self, frame: &[u8]) -> anyhow::Result<()> {
-        self.stream.write_all(frame).context("a client cannot write")
+        self.line.write_all(frame).context("a client cannot write")
     }
 
     /// Reads what is there, into a buffer that all clients share, and answers pings. Where the
@@ -93,8 +127,12 @@ impl Client {
         tally: &mut Tally,
         heard: &mut impl FnMut(Stamp),
     ) -> anyhow::Result<()> {
+        let (buffer, clear) = match self.line {
+            Line::Plain(_) => (buffer, &mut [][..]),
+            Line::Tls(_) => Tls::halves(buffer),
+        };
         loop {
-            let n = match self.stream.read(buffer) {
+            let n = match self.line.stream().read(buffer) {
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -110,11 +148,31 @@ impl Client {
                 self.phase = Phase::Closed;
                 return Ok(());
             }
-            self.take(&buffer[..n], tally, heard)?;
+            match self.line {
+                Line::Plain(_) => self.take(&buffer[..n], tally, heard)?,
+                Line::Tls(_) => self.open(&buffer[..n], clear, tally, heard)?,
+            }
             if n < buffer.len() && !is_ending {
                 return Ok(());
             }
         }
+    }
+
+    /// What came over TLS, record by record.
+    fn open(
+        &mut self,
+        mut received: &[u8],
+        clear: &mut [u8],
+        tally: &mut Tally,
+        heard: &mut impl FnMut(Stamp),
+    ) -> anyhow::Result<()> {
+        while let Line::Tls(tls) = &mut self.line {
+            match tls.open(&mut received, clear)? {
+                0 => break,
+                n => self.take(&clear[..n], tally, heard)?,
+            }
+        }
+        Ok(())
     }
 
     fn take(
@@ -130,6 +188,8 @@ impl Client {
         let Some(end) = head_end(answer)? else { return Ok(()) };
         let early = answer.split_off(end);
         check_answer(answer)?;
+        let agreed = answer.windows(DEFLATE.len()).any(|word| word == DEFLATE);
+        ensure!(agreed == self.wish.deflated, "the server does not deflate, or unasked");
         self.phase = Phase::Open;
         tally.opened += 1;
         self.frames(&early, tally, heard)
@@ -141,40 +201,82 @@ impl Client {
         tally: &mut Tally,
         heard: &mut impl FnMut(Stamp),
     ) -> anyhow::Result<()> {
-        let Client { stream, walk, sequence, messages, bytes: total, pings, .. } = self;
-        let mut answered = Ok(());
-        walk.walk(bytes, |frame| match frame {
-            Frame::Message { stamp, bytes } => {
-                *messages += 1;
-                *total += bytes as u64;
-                tally.messages += 1;
-                tally.bytes += bytes as u64;
-                match sequence.take(stamp.seq) {
-                    Arrival::InOrder => {}
-                    Arrival::AfterGap(missing) => tally.lost += missing,
-                    Arrival::Late => {
-                        tally.late += 1;
-                        tally.lost -= 1;
-                    }
-                    Arrival::Again => tally.again += 1,
+        let Client { line, wish, walk, sequence, messages, bytes: total, pings, .. } = self;
+        let mut outcome = Ok(());
+        let mut take = |stamp: Stamp, bytes: usize, messages: &mut u64, tally: &mut Tally| {
+            *messages += 1;
+            *total += bytes as u64;
+            tally.messages += 1;
+            tally.bytes += bytes as u64;
+            match sequence.take(wish.number(stamp.seq)?) {
+                Arrival::InOrder => {}
+                Arrival::AfterGap(missing) => tally.lost += missing,
+                Arrival::Late => {
+                    tally.late += 1;
+                    tally.lost -= 1;
                 }
-                heard(stamp);
+                Arrival::Again => tally.again += 1,
             }
-            Frame::Ping(payload) => {
-                *pings += 1;
-                answered = stream.write_all(&frames::pong(payload));
+            heard(stamp);
+            Ok(())
+        };
+        walk.walk(bytes, |frame| {
+            let done = match frame {
+                Frame::Message { stamp, bytes } => take(stamp, bytes, messages, tally),
+                Frame::Deflated { .. } if !wish.deflated => Err(anyhow!("a message is deflated")),
+                Frame::Deflated { bytes, payload } => {
+                    let looked = payload.filter(|_| tally.messages.is_multiple_of(LOOK_EVERY));
+                    // The others are taken for what is next; when they were sent is not known.
+                    let next = || Ok(Stamp { seq: wish.seq(*messages), sent_ns: 0 });
+                    let stamp = looked.map_or_else(next, inflate::stamp);
+                    stamp.and_then(|stamp| take(stamp, bytes, messages, tally))
+                }
+                Frame::Ping(payload) => {
+                    *pings += 1;
+                    let pong = frames::pong(payload);
+                    line.write_all(&pong).context("a client cannot answer a ping")
+                }
+                Frame::Close(code) => {
+                    tally.close_code = Some(code);
+                    Ok(())
+                }
+            };
+            if done.is_err() {
+                outcome = done;
             }
-            Frame::Close(code) => tally.close_code = Some(code),
         })?;
-        answered.context("a client cannot answer a ping")
+        outcome
     }
 }
 
-/// The opening handshake; with an `Origin`, as browsers send it and servers check it.
-pub fn handshake(server: SocketAddr, path: &str) -> String {
+impl Wish {
+    /// The number that a message of the run has on this client's path.
+    #[inline]
+    fn number(self, seq: u64) -> anyhow::Result<u64> {
+        if self.paths == 1 {
+            return Ok(seq);
+        }
+        ensure!(seq % self.paths == self.path, "message {seq} is another path's");
+        Ok(seq / self.paths)
+    }
+
+    fn seq(self, number: u64) -> u64 {
+        number * self.paths + self.path
+    }
+}
+
+impl Default for Wish {
+    fn default() -> Wish {
+        Wish { deflated: false, path: 0, paths: 1 }
+    }
+}
+
+/// The opening handshake; with an `Origin`, as browsers send it and servers check it, and `further`
+/// headers.
+pub fn handshake(server: SocketAddr, path: &str, further: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {server}\r\nOrigin: http://{server}\r\n\
-         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{further}\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::cli::load::client::{Client, Tally};
+use crate::cli::load::client::{Client, Tally, Wish};
 use crate::cli::load::descriptors;
 use crate::cli::load::frames;
+use crate::cli::load::line::Trust;
 use crate::cli::load::source;
 use crate::cli::load::stamp::Stamp;
 
@@ -29,17 +30,27 @@ pub struct Crowd {
     events: Events,
     buffer: Box<[u8]>,
     clients: Vec<Client>,
+    /// Whom TLS is spoken with; `None`: none is.
+    trust: Option<Trust>,
     pub tally: Tally,
+    /// Whether the clients that come from now on take deflated messages.
+    pub deflated: bool,
+    /// How many paths they are spread over, in turn; a run's messages go to these in turn.
+    pub paths: usize,
 }
 
 impl Crowd {
-    pub fn new() -> anyhow::Result<Crowd> {
+    /// Its clients speak TLS where it is told whom to trust.
+    pub fn new(trust: Option<Trust>) -> anyhow::Result<Crowd> {
         Ok(Crowd {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             clients: Vec::new(),
+            trust,
             tally: Tally::default(),
+            deflated: false,
+            paths: 1,
         })
     }
 
@@ -76,8 +87,10 @@ impl Crowd {
 
     fn begin(&mut self, server: SocketAddr, path: &str) -> anyhow::Result<()> {
         let number = self.clients.len();
-        let mut client = Client::ask(source::next(), server, path)?;
-        self.poll.registry().register(&mut client.stream, Token(number), Interest::READABLE)?;
+        let (path_number, paths) = (number % self.paths, self.paths as u64);
+        let wish = Wish { deflated: self.deflated, path: path_number as u64, paths };
+        let mut client = Client::ask(source::next(), server, path, self.trust.as_ref(), wish)?;
+        self.poll.registry().register(client.stream(), Token(number), Interest::READABLE)?;
         self.clients.push(client);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! Walking looks at each frame's head and the first bytes of a message, and skips the rest. It is
 //! strict where a mistake of the server would falsify a figure: masks, fragments and reserved bits
-//! are errors.
+//! are errors; only a message may be deflated (RFC 7692), and is not inflated here.
 
 use anyhow::{Context, bail};
 
@@ -14,12 +14,20 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
+/// The bit of a message that is deflated.
+const DEFLATED: u8 = 0x40;
+
 /// One frame of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     Message {
         stamp: Stamp,
         bytes: usize,
+    },
+    /// A message whose stamp cannot be seen: its payload, if all of it has come.
+    Deflated {
+        bytes: usize,
+        payload: Option<&'a [u8]>,
     },
     Ping(&'a [u8]),
     /// Its code, 1005 when there was none.
@@ -63,6 +71,10 @@ impl Walk {
                 break;
             };
             match opcode {
+                _ if bytes[0] & DEFLATED != 0 => {
+                    let whole = bytes.get(head..head + payload);
+                    heard(Frame::Deflated { bytes: payload, payload: whole });
+                }
                 TEXT | BINARY => {
                     let stamp = Stamp::read(body).context("a message without a stamp")?;
                     heard(Frame::Message { stamp, bytes: payload });
@@ -86,10 +98,11 @@ impl Walk {
 /// Opcode, length of the head, length of the payload; `None` when the head is not all there.
 fn head(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize, usize)>> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
-    if first & 0xf0 != 0x80 || second & 0x80 != 0 {
+    let opcode = first & 0x0f;
+    let is_deflated = first & 0xf0 == 0x80 | DEFLATED && matches!(opcode, TEXT | BINARY);
+    if (first & 0xf0 != 0x80 && !is_deflated) || second & 0x80 != 0 {
         bail!("a frame that begins {first:02x} {second:02x}");
     }
-    let opcode = first & 0x0f;
     Ok(match second {
         126 => rest.first_chunk().map(|len| (opcode, 4, usize::from(u16::from_be_bytes(*len)))),
         127 => match rest.first_chunk() {

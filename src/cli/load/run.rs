@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use crate::cli::load::clock::Clock;
 use crate::cli::load::crowd::Crowd;
 use crate::cli::load::latency::Latency;
-use crate::cli::load::stamp::Stamp;
+use crate::cli::load::stamp::{STAMP_BYTES, Stamp};
 use crate::cli::load::window::Window;
 
 /// How long no message may get through before a run is given up.
@@ -32,21 +32,28 @@ pub struct Run {
     outlet: Box<dyn Outlet>,
     window: Window,
     clock: Clock,
-    bytes: usize,
     message: Vec<u8>,
 }
 
 impl Run {
     /// For a crowd that is complete, and has heard nothing yet: messages of `bytes`, at most
-    /// `window` on their way.
+    /// `window` on their way, to the crowd's paths in turn, as the outlet does it.
     pub fn new(
         outlet: Box<dyn Outlet>,
         crowd: &Crowd,
         window: usize,
         bytes: usize,
     ) -> anyhow::Result<Run> {
-        let window = Window::new(window, u32::try_from(crowd.count())?);
-        Ok(Run { outlet, window, clock: Clock::start(), bytes, message: Vec::new() })
+        let window = Window::new(window, u32::try_from(crowd.count() / crowd.paths)?);
+        let message = vec![b'x'; bytes.max(STAMP_BYTES)];
+        Ok(Run { outlet, window, clock: Clock::start(), message })
+    }
+
+    /// What messages say behind their stamps, as far as they reach.
+    pub fn fill(&mut self, text: impl Iterator<Item = u8>) {
+        for (place, byte) in self.message[STAMP_BYTES..].iter_mut().zip(text) {
+            *place = byte;
+        }
     }
 
     /// Messages that every client has.
@@ -124,7 +131,7 @@ impl Run {
     /// Whether the window let one more message out.
     fn publish(&mut self) -> anyhow::Result<bool> {
         let Some(seq) = self.window.begin() else { return Ok(false) };
-        Stamp { seq, sent_ns: self.clock.now_ns() }.write(&mut self.message, self.bytes);
+        Stamp { seq, sent_ns: self.clock.now_ns() }.put(&mut self.message);
         self.outlet.begin(&self.message)?;
         Ok(true)
     }

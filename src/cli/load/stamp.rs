@@ -21,6 +21,12 @@ impl Stamp {
         Some(Stamp { seq: u64::from_le_bytes(*seq), sent_ns: u64::from_le_bytes(*sent_ns) })
     }
 
+    /// Puts it before what `message` says, which is long enough.
+    pub fn put(self, message: &mut [u8]) {
+        message[..8].copy_from_slice(&self.seq.to_le_bytes());
+        message[8..STAMP_BYTES].copy_from_slice(&self.sent_ns.to_le_bytes());
+    }
+
     /// Makes `message` a message of `bytes`, stamped. What it held before is lost.
     pub fn write(self, message: &mut Vec<u8>, bytes: usize) {
         message.clear();

@@ -25,14 +25,21 @@ impl Window {
         Some(self.begun - 1)
     }
 
-    /// One more client has message `seq`. Clients get messages in order, so messages are done in
-    /// order too.
+    /// One more client has message `seq`. On one path messages are done in order; where there are
+    /// several, one that overtook others is counted when these are done.
     #[inline]
     pub fn arrived(&mut self, seq: u64) {
         let at = seq as usize % self.arrived.len();
         self.arrived[at] += 1;
         if self.arrived[at] == self.clients {
-            self.arrived[at] = 0;
+            self.advance();
+        }
+    }
+
+    fn advance(&mut self) {
+        let size = self.arrived.len();
+        while self.done < self.begun && self.arrived[self.done as usize % size] == self.clients {
+            self.arrived[self.done as usize % size] = 0;
             self.done += 1;
         }
     }

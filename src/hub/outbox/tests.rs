@@ -263,6 +263,12 @@ impl Model {
         self.waiting.push((class, frame.to_vec(), false, self.waiting.is_empty()));
         while slow == Slow::DropOldest && self.is_over(bounds) && self.drop_broadcast() {
             dropped += 1;
+            // Alone now, it is as one that found nothing waiting.
+            if let [(whom, _, false, first)] = &mut self.waiting[..]
+                && *whom == class
+            {
+                *first = true;
+            }
         }
         if self.is_over(bounds) {
             self.waiting = before;
