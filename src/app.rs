@@ -29,11 +29,14 @@ use crate::proto::close::Cause;
 use crate::proto::millis::millis;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::PodId;
+use crate::relay::desk::Desk;
 use crate::relay::ears::Ears;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::local::Local;
 use crate::relay::taps::Taps;
+use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
+use crate::upstream;
 use crate::watch::Changes;
 
 /// Handshakes that wait to be accepted: a pod that lost a peer gets its clients all at once.
@@ -101,7 +104,16 @@ impl App {
         let hearsay = Arc::new(Hearsay::new(events.clone()));
         let (taps, tapped) = Taps::new(events.clone());
         let taps = Arc::new(taps);
+        let upstreams = settings.upstreams;
+        let desk = |config: &upstream::Config| {
+            let metrics = metrics.upstream(config.desk.name.text());
+            Arc::new(Desk::new(config.desk.clone(), metrics))
+        };
+        let desks = upstreams.iter().map(desk).collect();
+        let standing = Upstreams::new(desks, events.clone(), stream.clone(), partitions, pod);
+        let standing = Arc::new(standing);
         let local = Local {
+            upstreams: standing.clone(),
             hub: hub.clone(),
             presence: presence.clone(),
             metrics: metrics.clone(),
@@ -122,6 +134,7 @@ impl App {
             }
         };
         let parts = Parts {
+            upstreams: standing,
             broker,
             hub: hub.clone(),
             presence,
@@ -149,6 +162,8 @@ impl App {
         let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)
             .map_err(Error::Tls)?;
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
+
+        upstream::start(upstreams, &relay, &lifecycle);
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
@@ -237,7 +252,9 @@ impl App {
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
         let flushed = async {
-            let is_told = || !self.events.has_waiting() && !self.stream.has_waiting();
+            // Their last events are told, too.
+            let is_done = || !self.relay.upstreams().are_in_use();
+            let is_told = || is_done() && !self.events.has_waiting() && !self.stream.has_waiting();
             while self.hub.occupied() > 0 || !is_told() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }

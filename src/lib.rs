@@ -14,6 +14,7 @@
 //! | 5 | [`config`] | text and environment → each part's own `Config` |
 //! | 4 | [`gateway`] | the clients' door: listener, TLS, upgrade |
 //! | 4 | [`api`] | the publishers' door: publish, sessions, events, health |
+//! | 4 | [`upstream`] | remote servers that pathcast is a client of |
 //! | 4 | [`cli`] | the other commands |
 //! | 3 | [`relay`] | where broker (all pods) and hub (this pod) meet |
 //! | 2 | [`hub`] | this pod's sessions: shards, rooms, outboxes, the fan-out |
@@ -50,4 +51,5 @@ pub mod metrics;
 pub mod proto;
 pub mod relay;
 pub mod trace;
+pub mod upstream;
 pub mod watch;

@@ -44,6 +44,10 @@ pub struct Metrics {
     undelivered: IntCounterVec,
     stream_backlog: IntGaugeVec,
     handshakes: IntCounterVec,
+    upstream_connected: IntGaugeVec,
+    upstream_waiting_bytes: IntGaugeVec,
+    upstream_messages: IntCounterVec,
+    upstream_dials: IntCounterVec,
     pub unicasts: Unicasts,
     pub broker: Broker,
     pub delivery_bytes: IntCounter,
@@ -97,7 +101,9 @@ impl Unicasts {
             | Answer::Closed
             | Answer::Sessions { .. }
             | Answer::Census(_)
-            | Answer::Tapped(_) => &self.unknown,
+            | Answer::Tapped(_)
+            | Answer::Dispatched(_)
+            | Answer::UpstreamState(_) => &self.unknown,
         }
     }
 }
@@ -144,6 +150,22 @@ impl Backend {
     }
 }
 
+/// The handles of one upstream.
+pub struct UpstreamMetrics {
+    pub connected: IntGauge,
+    pub waiting_bytes: IntGauge,
+    pub received: IntCounter,
+    pub sent: IntCounter,
+    /// Had to wait before it was sent.
+    pub queued: IntCounter,
+    /// Too much waited before it.
+    pub refused: IntCounter,
+    /// Received or queued, and come to nothing.
+    pub lost: IntCounter,
+    pub dials_opened: IntCounter,
+    pub dials_failed: IntCounter,
+}
+
 /// The handles of one configured path.
 pub struct PathMetrics {
     pub sessions: IntGauge,
@@ -151,6 +173,7 @@ pub struct PathMetrics {
     pub messages_in: IntCounter,
     pub published_http: IntCounter,
     pub published_redis: IntCounter,
+    pub published_upstream: IntCounter,
     pub deliveries: IntCounter,
     pub undelivered_slow: IntCounter,
     pub undelivered_dropped: IntCounter,
@@ -201,6 +224,7 @@ impl Metrics {
             "Entries that a group has not acknowledged, of the path's stream with the most.",
             "path",
         )?;
+        let named_gauges = |name: &str, help: &str| gauges(name, help, "name");
         let fanout = HistogramOpts::new(
             "fanout_seconds",
             "From a broadcast's receipt on this pod to its last socket written or queued.",
@@ -243,6 +267,24 @@ impl Metrics {
                 &["path", "reason"],
             )?,
             handshakes: counters("handshakes_total", "Handshakes answered.", &["result"])?,
+            upstream_connected: named_gauges(
+                "upstream_connected",
+                "1 while this pod is connected to the upstream.",
+            )?,
+            upstream_waiting_bytes: named_gauges(
+                "upstream_waiting_bytes",
+                "Bytes that wait to be sent to the upstream.",
+            )?,
+            upstream_messages: counters(
+                "upstream_messages_total",
+                "Messages of upstreams, and to them.",
+                &["name", "result"],
+            )?,
+            upstream_dials: counters(
+                "upstream_dials_total",
+                "Attempts to connect to upstreams.",
+                &["name", "result"],
+            )?,
             unicasts: Unicasts::new(&counters(
                 "unicast_total",
                 "Unicasts answered, and those that came too late to be sent.",
@@ -289,6 +331,7 @@ impl Metrics {
                 messages_in: self.messages_in.with_label_values(path),
                 published_http: published("http"),
                 published_redis: published("redis"),
+                published_upstream: published("upstream"),
                 deliveries: self.deliveries.with_label_values(path),
                 undelivered_slow: undelivered("slow"),
                 undelivered_dropped: undelivered("dropped"),
@@ -303,6 +346,23 @@ impl Metrics {
             })
         });
         handles.clone()
+    }
+
+    /// The handles of an upstream, by its name.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        let messages = |result| self.upstream_messages.with_label_values(&[name, result]);
+        let dials = |result| self.upstream_dials.with_label_values(&[name, result]);
+        UpstreamMetrics {
+            connected: self.upstream_connected.with_label_values(&[name]),
+            waiting_bytes: self.upstream_waiting_bytes.with_label_values(&[name]),
+            received: messages("received"),
+            sent: messages("sent"),
+            queued: messages("queued"),
+            refused: messages("refused"),
+            lost: messages("lost"),
+            dials_opened: dials("opened"),
+            dials_failed: dials("failed"),
+        }
     }
 
     /// `result`: a name fixed in the code.

@@ -35,6 +35,7 @@ fn every_family_of_metrics_is_documented_and_no_other() {
     path.sessions.inc();
     path.ended(1000, Cause::Client);
     metrics.handshake("accepted");
+    metrics.upstream("feed");
     metrics.unicasts.delivered.inc();
     let text = metrics.encode();
     let counted: BTreeSet<_> = between(&text, "# TYPE ", " ").map(str::to_owned).collect();

@@ -49,6 +49,7 @@ const FENCED: &[(&str, &str)] = &[
     ("task::spawn", "lifecycle"),
     ("prometheus::", "metrics"),
     ("fastwebsockets::", "gateway"),
+    ("tungstenite::", "upstream"),
     ("redis::", "broker"),
     ("notify::", "watch"),
 ];

@@ -298,6 +298,15 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     server.command(&["XREADGROUP", "GROUP", "group", "a", "STREAMS", &key, ">"]);
     let trimmed = pod.broker.trim(&entry(0, 1).part(), 1, OnFull::Backpressure);
     assert_eq!(in_time(trimmed).await.expect("trimmed").unread, 1);
+    let tenures = pod.broker.tenures();
+    let grip = in_time(tenures.seize("feed", 7)).await.expect("seized").expect("nobody has it");
+    assert_eq!((grip.epoch, in_time(tenures.renew("feed")).await), (8, Ok(true)));
+    let seen = in_time(tenures.look("feed")).await.expect("seen");
+    assert_eq!((seen.holder, seen.epoch, seen.is_released), (Some(A), Some(8), false));
+    in_time(tenures.release("feed", grip)).await.expect("released");
+    let seen = in_time(tenures.look("feed")).await.expect("seen");
+    assert_eq!((seen.holder, seen.epoch, seen.is_released), (None, Some(8), true));
+    assert_eq!(in_time(tenures.renew("feed")).await, Ok(false));
     let dry_run =
         |command: &[&str]| server.command(&[&["ACL", "DRYRUN", "pathcast"], command].concat());
     assert_eq!(dry_run(&["SET", "pathcast:lease:x", "y"]), "OK");

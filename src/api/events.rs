@@ -13,8 +13,8 @@ use axum::response::Response;
 use axum::{Extension, extract};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
-use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -40,12 +40,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 const BEAT: Duration = Duration::from_secs(15);
 
 pub fn calls() -> Vec<Call> {
-    let stream = ObjectBuilder::new().schema_type(Type::String).description(Some(
-        "`id:`, `event:` (connect, message, disconnect) and `data:`, the event as JSON on one \
-         line; a comment every 15 s; `event: gap` with `{\"missed\":n}` where events were lost, \
-         `null` where nobody knows how many.",
-    ));
-    let content = Content::new(Some(stream));
+    let content = Content::new(Some(schema()));
     let call = |route, id| {
         Call::get(
             route,
@@ -76,6 +71,15 @@ pub fn calls() -> Vec<Call> {
     ]
 }
 
+/// What a stream of events looks like.
+pub fn schema() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).description(Some(
+        "`id:`, `event:` (connect, message, disconnect) and `data:`, the event as JSON on one \
+         line; a comment every 15 s; `event: gap` with `{\"missed\":n}` where events were lost, \
+         `null` where nobody knows how many.",
+    ))
+}
+
 async fn events(
     extract::State(state): extract::State<State>,
     Extension(caller): Extension<Caller>,
@@ -84,11 +88,22 @@ async fn events(
     Parameters::parse(request.uri(), &[])?;
     let raw = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     let (topic, configured) = topic(&state.relay.paths(), &caller, raw)?;
+    listen(&state, topic, configured, request.headers()).await
+}
+
+/// The stream of a topic. `configured`: the text of the configured path that it is of, or the name
+/// of the upstream. The headers may name the last event that was heard.
+pub async fn listen(
+    state: &State,
+    topic: Topic,
+    configured: Arc<str>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let place = state.listeners.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Unavailable, "this pod has as many listeners as it can serve")
     })?;
     // What is no text is no id of ours, and what came behind it is as unknown as with any other.
-    let last = request.headers().get(LAST_EVENT_ID);
+    let last = headers.get(LAST_EVENT_ID);
     let last = last.map(|id| String::from_utf8_lossy(id.as_bytes())).filter(|id| !id.is_empty());
     let listening = Listening::begin(&state.relay, topic, configured, last.as_deref());
     let listening = listening.await.map_err(|_| {

@@ -21,6 +21,7 @@ use crate::api::{Config, Key, Scope, State, openapi};
 use crate::backend::sse::Sse;
 use crate::backend::stream::Stream;
 use crate::broker::memory::Memory;
+use crate::broker::tenures::Tenures;
 use crate::hub;
 use crate::hub::Hub;
 use crate::hub::inbound::Inbound;
@@ -30,11 +31,14 @@ use crate::metrics::Metrics;
 use crate::proto::grant::{Glob, Grant};
 use crate::proto::paths::{Configured, Paths, Pattern};
 use crate::proto::session_id::PodId;
+use crate::proto::upstream::Name;
 use crate::relay;
+use crate::relay::desk::{self, Desk};
 use crate::relay::ears::Ears;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::local::Local;
 use crate::relay::taps::Taps;
+use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
 
 /// What the fixture's door takes as one msg.
@@ -168,9 +172,13 @@ impl Door {
         let paths = self.document["paths"].as_object().expect("an object");
         let fits = |template: &str| match template.split_once('{') {
             None => template == path,
-            Some((before, part)) => path
-                .strip_prefix(before)
-                .is_some_and(|rest| !rest.is_empty() && (part == "path}" || !rest.contains('/'))),
+            Some((before, part)) => {
+                let (part, after) = part.split_once('}').expect("a part ends");
+                let value = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+                value.is_some_and(|value| {
+                    !value.is_empty() && (part == "path" || !value.contains('/'))
+                })
+            }
         };
         let mut found: Vec<_> = paths.iter().filter(|(template, _)| fits(template)).collect();
         found.sort_by_key(|(template, _)| template.contains('{'));
@@ -233,12 +241,14 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let pod = PodId(*b"the door");
     let events = Arc::new(Sse::start(lifecycle, metrics.clone()));
     let (stream, _) = Stream::new(1_000, metrics.clone());
-    let (ears, _) = Ears::new(events.clone(), Arc::new(stream), 1);
+    let stream = Arc::new(stream);
+    let (ears, _) = Ears::new(events.clone(), stream.clone(), 1);
     let ears: Arc<dyn Inbound> = Arc::new(ears);
     let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));
     let presence = Arc::new(Presence::new(hub.shards()));
     let paths = Arc::new(ArcSwap::from_pointee(paths));
     let hearsay = Arc::new(Hearsay::new(events.clone()));
+    let upstreams = Arc::new(Upstreams::new(vec![desk(metrics)], events.clone(), stream, 1, pod));
     let (taps, _) = Taps::new(events.clone());
     let taps = Arc::new(taps);
     let local = Local {
@@ -250,14 +260,18 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         paths: paths.clone(),
         hearsay: hearsay.clone(),
         taps: taps.clone(),
+        upstreams: upstreams.clone(),
     };
+    let memory = Memory::new(pod, local);
+    drop(memory.seize("feed", 0));
     let parts = Parts {
-        broker: Box::new(Memory::new(pod, local)),
+        broker: Box::new(memory),
         hub,
         presence,
         events,
         hearsay,
         taps,
+        upstreams,
         metrics: metrics.clone(),
         paths,
         leaving: lifecycle.draining().clone(),
@@ -268,4 +282,19 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         unready_after: Duration::from_secs(30),
     };
     Arc::new(Relay::new(config, parts))
+}
+
+/// An upstream that is held, but not connected.
+fn desk(metrics: &Arc<Metrics>) -> Arc<Desk> {
+    let config = desk::Config {
+        name: Name::parse("feed").expect("a name"),
+        wholemsg: false,
+        queue_bytes_max: 1_000,
+        frame_bytes_max: 1_000,
+        stream: false,
+        patience: Duration::from_millis(10),
+    };
+    let desk = Desk::new(config, metrics.upstream("feed"));
+    desk.open(1);
+    Arc::new(desk)
 }

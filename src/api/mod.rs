@@ -25,6 +25,7 @@ mod query;
 mod router;
 mod sessions;
 mod silence;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::ops::Deref;

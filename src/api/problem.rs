@@ -32,6 +32,7 @@ pub enum Kind {
     ForbiddenOrigin,
     UnknownRoute,
     UnknownPath,
+    UnknownUpstream,
     MethodNotAllowed,
     BodyTimeout,
     SessionGone,
@@ -63,6 +64,7 @@ impl Kind {
         Kind::ForbiddenOrigin,
         Kind::UnknownRoute,
         Kind::UnknownPath,
+        Kind::UnknownUpstream,
         Kind::MethodNotAllowed,
         Kind::BodyTimeout,
         Kind::SessionGone,
@@ -115,6 +117,7 @@ impl Kind {
             Kind::ForbiddenOrigin => ("forbidden-origin", S::FORBIDDEN, "A foreign origin"),
             Kind::UnknownRoute => ("unknown-route", S::NOT_FOUND, "No such call"),
             Kind::UnknownPath => ("unknown-path", S::NOT_FOUND, "Path not configured"),
+            Kind::UnknownUpstream => ("unknown-upstream", S::NOT_FOUND, "Upstream not configured"),
             Kind::MethodNotAllowed => {
                 ("method-not-allowed", S::METHOD_NOT_ALLOWED, "Method not allowed")
             }

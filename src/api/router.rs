@@ -11,6 +11,7 @@ use crate::api::call::Call;
 use crate::api::problem::{Kind, Problem};
 use crate::api::{
     State, auth, batch, console, events, health, openapi, paths, problem, publish, sessions,
+    upstreams,
 };
 
 /// Every call there is.
@@ -21,6 +22,7 @@ pub fn calls() -> Vec<Call> {
         sessions::calls(),
         paths::calls(),
         events::calls(),
+        upstreams::calls(),
         health::calls(),
         openapi::calls(),
         console::calls(),
@@ -85,6 +87,9 @@ mod tests {
         ("GET", "/v1/paths", "publish sessions events"),
         ("GET", "/v1/events/ws/a", "events"),
         ("GET", "/v1/events/", "events"),
+        ("GET", "/v1/upstreams", "publish sessions events"),
+        ("POST", "/v1/upstreams/feed", "publish"),
+        ("GET", "/v1/upstreams/feed/events", "events"),
         ("GET", "/metrics", "metrics"),
         ("GET", "/openapi.json", "-"),
         ("GET", "/", "+"),

@@ -162,6 +162,11 @@ impl Stream {
         state.taken > 0 || !state.lanes.is_empty()
     }
 
+    /// What waits of entries that are never dropped, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared.state().lanes.firm_bytes()
+    }
+
     /// How many found no room since this was last asked.
     pub fn take_dropped(&self) -> u64 {
         self.shared.dropped.swap(0, Ordering::Relaxed)

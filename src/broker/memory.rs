@@ -4,8 +4,10 @@
 //! message to every shard's mailbox before the next one may, so all shards see one order. Under it
 //! the frame is made and pushed; nothing under it waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::broker::tenures::{Grip, Tenures};
 use crate::broker::{
     Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
 };
@@ -16,22 +18,30 @@ use crate::proto::roster::Member;
 use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, What};
+use crate::proto::tenure::Tenure;
 
 const NO_STREAMS: Failure = Failure::Unavailable("there are no streams without a Redis");
 
 pub struct Memory<R> {
     pod: PodId,
     sequencer: Mutex<R>,
+    /// The upstreams that are held.
+    held: Mutex<HashSet<String>>,
 }
 
 impl<R: Receiver> Memory<R> {
     pub fn new(pod: PodId, receiver: R) -> Memory<R> {
-        Memory { pod, sequencer: Mutex::new(receiver) }
+        Memory { pod, sequencer: Mutex::new(receiver), held: Mutex::default() }
     }
 
     fn in_order<T>(&self, act: impl FnOnce(&R) -> T) -> T {
         // A receiver that panicked left no half-done order behind: each push is whole.
         act(&self.sequencer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<String>> {
+        // Each change is one call; a panic leaves it whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,6 +89,10 @@ impl<R: Receiver> Broker for Memory<R> {
         Box::pin(std::future::ready(Err(NO_STREAMS)))
     }
 
+    fn tenures(&self) -> &dyn Tenures {
+        self
+    }
+
     fn enlist(&self, _id: SessionId, _member: Member, _owed: u8) -> Pending<()> {
         // Nobody would be left to tell its end.
         Box::pin(std::future::ready(Ok(())))
@@ -103,4 +117,33 @@ impl<R: Receiver> Broker for Memory<R> {
     fn outage(&self) -> Outage {
         Outage::None
     }
+}
+
+/// Nobody else is there: what is held here stays so, and is never renewed.
+impl<R: Receiver> Tenures for Memory<R> {
+    fn look(&self, name: &str) -> Pending<Tenure> {
+        let holder = self.held().contains(name).then_some(self.pod);
+        let tenure = Tenure { holder, epoch: None, is_released: false };
+        Box::pin(std::future::ready(Ok(tenure)))
+    }
+
+    fn seize(&self, name: &str, _above: u64) -> Pending<Option<Grip>> {
+        self.held().insert(name.to_owned());
+        Box::pin(std::future::ready(Ok(Some(Grip { epoch: 1, expires: false }))))
+    }
+
+    fn renew(&self, _name: &str) -> Pending<bool> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    fn release(&self, name: &str, _grip: Grip) -> Pending<()> {
+        self.held().remove(name);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn hear(&self, _name: &Arc<str>) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn unhear(&self, _name: &Arc<str>) {}
 }

@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod tenures;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::broker::tenures::Tenures;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::msg::Content;
 use crate::proto::path::Path;
@@ -72,6 +74,9 @@ pub trait Broker: Send + Sync {
     /// there is no group, and resolves to what is left. With [`OnFull::DropOldest`], and where there
     /// is no group, no more than `backlog_max` entries are. Any pod may, at any time, and again.
     fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog>;
+
+    /// Who holds which upstream.
+    fn tenures(&self) -> &dyn Tenures;
 
     /// The end of this session will be owed to so many backends: resolves when another pod will tell
     /// it if this one cannot. It has its place from the moment of the call.
@@ -167,6 +172,9 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// Whether anybody here wanted it.
     fn broadcast(&self, path: &Path, content: &Content) -> bool;
+
+    /// Somebody who is no pod published this for an upstream that this pod hears.
+    fn upstream(&self, name: &str, content: Content);
 
     /// The question takes its place among the broadcasts when this is called.
     fn ask(&self, ask: Ask) -> Pending<Answer>;

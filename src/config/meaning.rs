@@ -17,7 +17,7 @@ use crate::broker::redis::Address;
 use crate::broker::redis::tls::{Flaw, Identity, Tls};
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
-use crate::config::{Drain, Settings, Source, bounded, keys, wire};
+use crate::config::{Drain, Settings, Source, bounded, keys, upstreams, wire};
 use crate::gateway;
 use crate::hub;
 use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
@@ -51,6 +51,7 @@ pub fn settings(
     let parallel = std::thread::available_parallelism().map_or(1, NonZero::get);
     let shards = *wire.hub.shards.get_or_insert(parallel.min(SHARDS_MAX));
     let limits = &wire.limits;
+    let paths = paths(&wire)?;
     Ok(Settings {
         gateway,
         api,
@@ -75,7 +76,8 @@ pub fn settings(
         broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
         stream_backlog_max: wire.broker.stream_backlog_max,
-        paths: paths(&wire)?,
+        upstreams: upstreams::upstreams(&wire, &paths)?,
+        paths,
         log: log(&wire.log)?,
         drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
         source: None,
@@ -158,7 +160,7 @@ fn secured(address: Option<Address>, written: &wire::Broker) -> Result<Option<Ad
     })
 }
 
-fn pem(file: &Path, at: At) -> Result<Vec<u8>, Fault> {
+pub fn pem(file: &Path, at: At) -> Result<Vec<u8>, Fault> {
     bounded(file, PEM_BYTES_MAX).map_err(|error| {
         Fault::value(at, format!("{} cannot be read: {error}", file.display()))
             .advise("a PEM file that this process may read")
@@ -440,7 +442,7 @@ fn invalid(error: Invalid, written: &[wire::Path]) -> Fault {
 }
 
 /// Names as they stand in `Sec-WebSocket-Protocol`: tokens (RFC 9110, 5.6.2), each once.
-fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
+pub fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
     let mut seen = HashSet::new();
     for (index, name) in written.iter().enumerate() {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

@@ -13,6 +13,7 @@ mod keys;
 mod meaning;
 mod schema;
 mod unit;
+mod upstreams;
 mod variables;
 mod wire;
 
@@ -31,6 +32,7 @@ use crate::hub;
 use crate::proto::paths::Paths;
 use crate::relay;
 use crate::trace;
+use crate::upstream;
 
 /// The largest file that is taken for settings; more than that is a mistake, or a device.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -53,6 +55,7 @@ pub struct Settings {
     pub stream_backlog_max: u64,
     /// At least one.
     pub paths: Paths,
+    pub upstreams: Vec<upstream::Config>,
     pub log: trace::Config,
     pub drain: Drain,
     /// The file they came from.
@@ -174,6 +177,16 @@ impl Settings {
             .and_then(|url| Some((url.split_once("://")?.0, url.rsplit_once('@')?.1)))
         {
             wire.broker.url = Some(format!("{scheme}://…hidden…@{address}"));
+        }
+        for upstream in &mut wire.upstream {
+            for header in &mut upstream.headers {
+                let name = header.split(':').next().unwrap_or_default();
+                *header = format!("{name}: …hidden…");
+            }
+            // Many a server takes its key there.
+            if let Some((place, _)) = upstream.url.split_once('?') {
+                upstream.url = format!("{place}?…hidden…");
+            }
         }
         wire
     }

@@ -28,6 +28,7 @@ fn certificates() -> tempfile::TempDir {
     let made = made.expect("a certificate can be made");
     let put = |name, text: String| std::fs::write(dir.path().join(name), text);
     put("redis-ca.crt", made.cert.pem()).expect("a writable file");
+    put("feed-ca.crt", made.cert.pem()).expect("a writable file");
     put("redis.crt", made.cert.pem()).expect("a writable file");
     put("redis.key", made.signing_key.serialize_pem()).expect("a writable file");
     put("other", "neither".into()).expect("a writable file");
@@ -270,7 +271,6 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     bad_path("shards = 1", &["f.toml:3:1: ", "in [[path]]", "`shards` belongs to [hub]"]);
     bad_path("color = 1", &["f.toml:3:1: ", "known here: path, wholemsg"]);
     bad_path("auth = 1", &["f.toml:3:1: ", "`auth` comes with a later version"]);
-    bad_section("[[upstream]]", &["f.toml:1:3: ", "`upstream` comes with a later version"]);
     bad_section("[limits]\nslow = 1", &["f.toml:2:1: ", "mean `slow_after`?"]);
     let excerpt = "\n  |\n3 | heart_beat = 1\n  | ^^^^^^^^^^\n  = did you mean `heartbeat`?";
     bad_path("heart_beat = 1", &["f.toml:3:1: unknown key `heart_beat`", excerpt]);
@@ -598,6 +598,9 @@ fn the_example_of_the_documentation_is_good() {
     let settings = good(&text, &[("METRICS_KEY", "a-key-of-16-bytes")]);
     assert_eq!((settings.api.keys.len(), settings.paths.iter().count()), (3, 3));
     bad(&text, &["f.toml:", "key_env = \"METRICS_KEY\"", "no such environment variable"]);
+    let shown = settings.to_toml();
+    assert!(shown.contains("X-Api-Key: …hidden…") && shown.contains("stream?…hidden…"), "{shown}");
+    assert!(!shown.contains("123") && !shown.contains("market"), "{shown}");
 }
 
 proptest! {

@@ -28,6 +28,9 @@ pub struct Wire {
     pub drain: Drain,
     /// The paths that clients may open. At least one.
     pub path: Vec<Path>,
+    /// Remote WebSocket servers to connect to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstream: Vec<Upstream>,
 }
 
 /// The listener that clients open their WebSockets at.
@@ -294,6 +297,66 @@ pub enum OnFull {
     DropOldest,
 }
 
+/// One remote WebSocket server; one pod at a time is its client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// What it is called in URLs, events, metrics and the names of channels.
+    pub name: String,
+    /// Where it is, as in "wss://feed.example/stream?key=value".
+    pub url: String,
+    /// Further headers of the handshake, as in "X-Api-Key: 123".
+    #[serde(default)]
+    pub headers: Vec<String>,
+    /// Subprotocols that are offered; the server has to choose one of them.
+    #[serde(default)]
+    pub subprotocols: Vec<String>,
+    /// Whether the whole msg travels as JSON, or its payload alone.
+    #[serde(default)]
+    pub wholemsg: bool,
+    /// How often a silent server is pinged; two beats without a byte end the connection.
+    #[serde(default = "thirty_seconds")]
+    pub heartbeat: Interval,
+    /// PEM file with the certificates of the authorities that a "wss://" server is believed by.
+    /// Absent: those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub ca: Option<PathBuf>,
+    /// Whether the certificate of a "wss://" server is verified.
+    #[serde(default = "yes")]
+    pub verify: bool,
+    /// A file that holds the token for `Authorization: Bearer`; read at each attempt to connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub token_file: Option<PathBuf>,
+    /// A path to which everything that it sends is broadcast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub to: Option<String>,
+    /// How long to wait at most before the second attempt to connect; doubled with each further one.
+    #[serde(default = "quarter_second")]
+    pub reconnect_min: Period,
+    /// How long to wait at most before any attempt.
+    #[serde(default = "half_minute")]
+    pub reconnect_max: Period,
+    /// What may wait to be sent to it; more is answered 503.
+    #[serde(default = "four_mebibytes")]
+    pub queue_bytes_max: Size,
+    /// Where its events go, besides to listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UpstreamBackend")]
+    pub backend: Option<UpstreamBackend>,
+}
+
+/// Where the events of an upstream go, besides to listeners.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamBackend {
+    /// Whether every event is appended to a stream in Redis.
+    #[serde(default)]
+    pub stream: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnGap {
@@ -380,6 +443,22 @@ impl Default for Drain {
 
 fn every_path() -> Vec<String> {
     vec!["*".into()]
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn quarter_second() -> Period {
+    Period(Duration::from_millis(250))
+}
+
+fn half_minute() -> Period {
+    seconds(30)
+}
+
+fn four_mebibytes() -> Size {
+    mebibytes(4)
 }
 
 fn thirty_seconds() -> Interval {

@@ -12,6 +12,7 @@ use crate::proto::msg::Content;
 use crate::proto::path::Path;
 use crate::proto::session_id::SessionId;
 use crate::proto::telling::Place;
+use crate::proto::upstream::{Dispatch, State};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
@@ -27,6 +28,10 @@ pub enum Ask {
     Census,
     /// Tell what happens to your sessions of this configured path, from now on.
     Tap { configured: Arc<str> },
+    /// Send this to the upstream of that name, which you hold.
+    Upstream { name: Arc<str>, content: Content },
+    /// Tell how the upstream of that name is, which you hold.
+    UpstreamState { name: Arc<str> },
 }
 
 /// Which sessions a unicast may reach.
@@ -62,6 +67,9 @@ pub enum Answer {
     Census(Vec<PathCount>),
     /// What is told from now on begins here.
     Tapped(Place),
+    /// To the upstream, or into the queue before it.
+    Dispatched(Dispatch),
+    UpstreamState(State),
 }
 
 /// What a look-up tells of a session.

@@ -20,6 +20,7 @@ use crate::proto::path::Path;
 use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
+use crate::proto::upstream::{Dispatch, Name, State};
 use crate::proto::wire::{Malformed, Reader, Writer};
 
 /// The first byte of every envelope of this version.
@@ -68,7 +69,9 @@ impl Envelope {
     pub fn encode(&self) -> Vec<u8> {
         let content_bytes = match &self.body {
             Body::Broadcast(content) => content.bytes(),
-            Body::Ask { ask: Ask::Unicast { content, .. }, .. } => content.bytes(),
+            Body::Ask {
+                ask: Ask::Unicast { content, .. } | Ask::Upstream { content, .. }, ..
+            } => content.bytes(),
             Body::Told(Told { what: What::Event { json, .. }, .. }) => json.len(),
             _ => 0,
         };
@@ -165,6 +168,10 @@ fn write_ask(out: &mut Writer, ask: &Ask) {
         Ask::Tap { configured } => {
             out.byte(6).text(configured);
         }
+        Ask::Upstream { name, content } => content.write(out.byte(20).text(name)),
+        Ask::UpstreamState { name } => {
+            out.byte(21).text(name);
+        }
     }
 }
 
@@ -196,6 +203,8 @@ fn read_ask(from: &mut Reader) -> Result<Ask, Malformed> {
         },
         5 => Ask::Census,
         6 => Ask::Tap { configured: from.string()?.into() },
+        20 => Ask::Upstream { name: from.string()?.into(), content: Content::read(from)? },
+        21 => Ask::UpstreamState { name: from.string()?.into() },
         _ => return Err(Malformed("no such question")),
     })
 }
@@ -229,6 +238,16 @@ fn write_answer(out: &mut Writer, answer: &Answer) {
             out
         }
         Answer::Tapped(place) => out.byte(11).u64(place.stretch).u64(place.number),
+        Answer::Dispatched(Dispatch::Sent) => out.byte(20),
+        Answer::Dispatched(Dispatch::Queued) => out.byte(21),
+        Answer::UpstreamState(state) => {
+            out.byte(22).u64(state.epoch).byte(u8::from(state.is_connected));
+            out.optional(state.why.as_deref(), |out, text| {
+                out.text(text);
+            });
+            let State { received, sent, lost, waiting, waiting_bytes, .. } = *state;
+            out.u64(received).u64(sent).u64(lost).u64(waiting).u64(waiting_bytes)
+        }
     };
 }
 
@@ -251,6 +270,22 @@ fn read_answer(from: &mut Reader) -> Result<Answer, Malformed> {
             Ok(PathCount { path, configured, sessions: from.u64()? })
         })?),
         11 => Answer::Tapped(read_place(from)?),
+        20 => Answer::Dispatched(Dispatch::Sent),
+        21 => Answer::Dispatched(Dispatch::Queued),
+        22 => Answer::UpstreamState(State {
+            epoch: from.u64()?,
+            is_connected: match from.byte()? {
+                0 => false,
+                1 => true,
+                _ => return Err(Malformed("neither yes nor no")),
+            },
+            why: from.optional(Reader::string)?,
+            received: from.u64()?,
+            sent: from.u64()?,
+            lost: from.u64()?,
+            waiting: from.u64()?,
+            waiting_bytes: from.u64()?,
+        }),
         _ => return Err(Malformed("no such answer")),
     })
 }
@@ -285,7 +320,7 @@ fn read_told(from: &mut Reader) -> Result<Told, Malformed> {
 }
 
 fn read_event(from: &mut Reader, kind: Kind) -> Result<What, Malformed> {
-    let (id, path, json) = (from.string()?, read_path(from)?, from.text()?);
+    let (id, path, json) = (from.string()?, read_place_of_event(from)?, from.text()?);
     // They go to listeners as they are, on one line each.
     if id.bytes().chain(json.iter().copied()).any(|byte| byte < 0x20) {
         return Err(Malformed("an event of more than one line"));
@@ -344,6 +379,14 @@ fn read_traceparent(from: &mut Reader) -> Result<Traceparent, Malformed> {
 
 fn read_path(from: &mut Reader) -> Result<Path, Malformed> {
     Path::parse(&from.string()?).map_err(|_| Malformed("a path that is none"))
+}
+
+/// A path, or the name of an upstream.
+fn read_place_of_event(from: &mut Reader) -> Result<Path, Malformed> {
+    let text = from.string()?;
+    let path = Path::parse(&text).ok();
+    let path = path.or_else(|| Name::parse(&text).ok().map(|name| Path::of_upstream(&name)));
+    path.ok_or(Malformed("a path that is none"))
 }
 
 fn write_info(out: &mut Writer, info: &SessionInfo) {

@@ -32,6 +32,37 @@ pub struct Head<'a> {
     pub traceparent: Option<&'a Traceparent>,
 }
 
+/// What every event of an upstream tells, which has no session and no path.
+#[derive(Debug, Clone, Copy)]
+pub struct Feed<'a> {
+    pub upstream: &'a str,
+    /// The pod that holds it.
+    pub pod: &'a PodId,
+    /// Counts the events that this pod tells of it, from 0.
+    pub seq: u64,
+    /// When it happened: Unix time in milliseconds.
+    pub time_ms: u64,
+}
+
+/// Whom an event is about.
+#[derive(Debug, Clone, Copy)]
+pub enum About<'a> {
+    Session(&'a Head<'a>),
+    Upstream(&'a Feed<'a>),
+}
+
+impl<'a> From<&'a Head<'a>> for About<'a> {
+    fn from(head: &'a Head<'a>) -> About<'a> {
+        About::Session(head)
+    }
+}
+
+impl<'a> From<&'a Feed<'a>> for About<'a> {
+    fn from(feed: &'a Feed<'a>) -> About<'a> {
+        About::Upstream(feed)
+    }
+}
+
 /// An event's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -81,9 +112,17 @@ pub enum Event<'a> {
 }
 
 /// The event's id: `<session>-<seq>`, for the last one `<session>-end`, which whoever tells it can
-/// know without having counted.
-pub fn id(head: &Head<'_>, event: &Event<'_>) -> String {
+/// know without having counted. Of an upstream always `<upstream>-<pod>-<seq>`, since connections
+/// come and go there.
+pub fn id<'a>(about: impl Into<About<'a>>, event: &Event<'_>) -> String {
     let mut id = String::with_capacity(64);
+    let head = match about.into() {
+        About::Session(head) => head,
+        About::Upstream(Feed { upstream, pod, seq, .. }) => {
+            write!(id, "{upstream}-{pod}-{seq}").expect("a String takes everything");
+            return id;
+        }
+    };
     id.push_str(head.session.text().as_str());
     match event {
         Event::Disconnect { .. } => id.push_str("-end"),
@@ -105,14 +144,19 @@ pub fn kind(event: &Event<'_>) -> Kind {
 }
 
 /// The event as JSON without any raw control character.
-pub fn json(head: &Head<'_>, event: &Event<'_>) -> Bytes {
+pub fn json<'a>(about: impl Into<About<'a>>, event: &Event<'_>) -> Bytes {
+    let about = about.into();
+    let place_bytes = match about {
+        About::Session(head) => head.path.len(),
+        About::Upstream(feed) => feed.upstream.len(),
+    };
     let size = match event {
         Event::Message { msg } => msg.len(),
         _ => 256,
     };
-    let mut out = String::with_capacity(size + head.path.len() + 256);
+    let mut out = String::with_capacity(size + place_bytes + 256);
     let mut before = '{';
-    members(head, event, &mut |name, value| {
+    members(about, event, &mut |name, value| {
         out.push(before);
         before = ',';
         out.push('"');
@@ -129,9 +173,9 @@ pub fn json(head: &Head<'_>, event: &Event<'_>) -> Bytes {
 }
 
 /// The event as fields of the members' names: texts as they are, numbers in digits, `msg` as JSON.
-pub fn fields(head: &Head<'_>, event: &Event<'_>) -> Vec<(&'static str, String)> {
+pub fn fields<'a>(about: impl Into<About<'a>>, event: &Event<'_>) -> Vec<(&'static str, String)> {
     let mut fields = Vec::with_capacity(12);
-    members(head, event, &mut |name, value| {
+    members(about.into(), event, &mut |name, value| {
         let text = match value {
             Value::Text(text) | Value::Json(text) => text.to_owned(),
             Value::Number(number) => number.to_string(),
@@ -142,16 +186,25 @@ pub fn fields(head: &Head<'_>, event: &Event<'_>) -> Vec<(&'static str, String)>
 }
 
 /// Every member, in the order of its writing.
-fn members(head: &Head<'_>, event: &Event<'_>, member: &mut dyn FnMut(&'static str, Value<'_>)) {
+fn members(about: About<'_>, event: &Event<'_>, member: &mut dyn FnMut(&'static str, Value<'_>)) {
     use Value::{Json, Number, Text};
-    member("id", Text(&id(head, event)));
+    member("id", Text(&id(about, event)));
     member("type", Text(kind(event).as_str()));
-    member("path", Text(head.path));
-    member("session", Text(head.session.text().as_str()));
-    member("seq", Number(head.seq));
-    member("time", Text(&time(head.time_ms)));
-    member("pod", Text(&head.pod.text()));
-    if let Some(traceparent) = head.traceparent {
+    let (seq, time_ms, pod, traceparent) = match about {
+        About::Session(head) => {
+            member("path", Text(head.path));
+            member("session", Text(head.session.text().as_str()));
+            (head.seq, head.time_ms, head.pod, head.traceparent)
+        }
+        About::Upstream(feed) => {
+            member("upstream", Text(feed.upstream));
+            (feed.seq, feed.time_ms, feed.pod, None)
+        }
+    };
+    member("seq", Number(seq));
+    member("time", Text(&time(time_ms)));
+    member("pod", Text(&pod.text()));
+    if let Some(traceparent) = traceparent {
         member("traceparent", Text(traceparent.as_str()));
     }
     match *event {
@@ -288,6 +341,23 @@ mod tests {
             &Event::Disconnect { close: &Close::new(4001, "by\ne"), cause: Cause::TooBig },
             r#"{"id":"<session>-end","type":"disconnect","path":"/ws/rooms/a","session":"<session>","seq":7,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","code":4001,"reason":"by\ne","cause":"too_big"}"#,
         );
+    }
+
+    #[test]
+    fn an_upstream_stands_in_the_place_of_a_session() {
+        let feed = Feed { upstream: "feed", pod: &POD, seq: 4, time_ms: 1_793_836_799_042 };
+        let event = Event::Message { msg: r#"{"payload":1.50}"# };
+        let text = std::str::from_utf8(&json(&feed, &event)).expect("text").to_owned();
+        assert_eq!(
+            text.replace(&POD.to_string(), "<pod>"),
+            r#"{"id":"feed-<pod>-4","type":"message","upstream":"feed","seq":4,"time":"2026-11-04T23:59:59.042Z","pod":"<pod>","msg":{"payload":1.50}}"#
+        );
+        let close = Close::new(1006, "");
+        let event = Event::Disconnect { close: &close, cause: Cause::Network };
+        assert_eq!(id(&feed, &event), format!("feed-{POD}-4"));
+        let names: Vec<_> = fields(&feed, &event).into_iter().map(|(name, _)| name).collect();
+        let all = ["id", "type", "upstream", "seq", "time", "pod", "code", "reason", "cause"];
+        assert_eq!(names, all);
     }
 
     #[track_caller]

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// What the name of an upstream stands behind, where a key says what it may touch.
+pub const UPSTREAM: &str = "upstream:";
+
 /// What a caller may touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {
@@ -15,10 +18,15 @@ pub enum Grant {
 pub struct Glob(Box<str>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a glob starts with '/', or is '*' for every path")]
+#[error("a glob starts with '/' or \"upstream:\", or is '*' for everything")]
 pub struct Invalid;
 
 impl Grant {
+    /// Whether it covers the upstream of that name.
+    pub fn allows_upstream(&self, name: &str) -> bool {
+        self.allows(&format!("{UPSTREAM}{name}"))
+    }
+
     pub fn allows(&self, path: &str) -> bool {
         match self {
             Grant::All => true,
@@ -32,6 +40,7 @@ impl Glob {
         match text {
             "*" => Ok(Glob("**".into())),
             _ if text.starts_with('/') || text.starts_with("**") => Ok(Glob(text.into())),
+            _ if text.starts_with(UPSTREAM) => Ok(Glob(text.into())),
             _ => Err(Invalid),
         }
     }
@@ -103,6 +112,10 @@ mod tests {
         check("/a*c/*x", "/abbc/yyx", true);
         check("/a*c/*x", "/ab/c/x", false);
         check("*", "/anything/at/all", true);
+        check("*", "upstream:feed", true);
+        check("upstream:f*", "upstream:feed", true);
+        check("upstream:f*", "/upstream:feed", false);
+        check("/**", "upstream:feed", false);
         check("/**a*b", "/x/a/ab", true);
     }
 
@@ -110,7 +123,7 @@ mod tests {
     fn a_glob_cannot_be_made_to_hang() {
         let glob = Glob::parse(&format!("/{}b", "**a".repeat(100))).expect("a good glob");
         assert!(!glob.matches(&format!("/{}", "a".repeat(1000))));
-        assert!(Glob::parse("ws").is_err());
+        assert!(Glob::parse("ws").is_err() && Glob::parse("upstreams:x").is_err());
         assert!(!Grant::Globs(Arc::new([])).allows("/ws"));
     }
 }

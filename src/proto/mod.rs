@@ -29,5 +29,7 @@ pub mod session_id;
 pub mod spelling;
 pub mod stream;
 pub mod telling;
+pub mod tenure;
 pub mod traceparent;
+pub mod upstream;
 pub mod wire;

@@ -223,8 +223,22 @@ impl Content {
 /// Without `wholemsg` the message is the payload. With it, text and binary alike are read as JSON:
 /// an object is the msg itself, any other value its payload; what is no JSON is the payload as it is.
 pub fn from_client(wholemsg: bool, kind: Kind, data: &[u8], session: &SessionId) -> String {
+    let mut msg = from_upstream(wholemsg, kind, data);
+    // Instead of the closing brace: one more member.
+    msg.pop();
+    if msg.len() > 1 {
+        msg.push(',');
+    }
+    msg.push_str(r#""_session":{"type":"websocket","id":""#);
+    msg.push_str(session.text().as_str());
+    msg.push_str(r#""}}"#);
+    msg
+}
+
+/// The same of what came from an upstream: without any `_session`, since there is none.
+pub fn from_upstream(wholemsg: bool, kind: Kind, data: &[u8]) -> String {
     let read = if wholemsg { json::compact(data).ok() } else { None };
-    let mut msg = match read {
+    match read {
         Some(compact) if compact.is_object() => {
             let theirs = named(&compact, "_session")
                 .map(|theirs| with_its_comma(compact.text(), theirs.whole));
@@ -237,16 +251,7 @@ pub fn from_client(wholemsg: bool, kind: Kind, data: &[u8], session: &SessionId)
             Kind::Text => text_msg(&String::from_utf8_lossy(data)),
             Kind::Binary => binary_msg(data),
         },
-    };
-    // Instead of the closing brace: one more member.
-    msg.pop();
-    if msg.len() > 1 {
-        msg.push(',');
     }
-    msg.push_str(r#""_session":{"type":"websocket","id":""#);
-    msg.push_str(session.text().as_str());
-    msg.push_str(r#""}}"#);
-    msg
 }
 
 impl Payload {

@@ -10,8 +10,13 @@ const PRIME: u64 = 0x0000_0100_0000_01b3;
 /// FNV-1a of the 40 characters of the id, modulo `partitions` (≥ 1): consumers may count on it
 /// (docs/events.md), so it never changes.
 pub fn partition(session: &SessionId, partitions: u32) -> u32 {
+    of_text(session.text().as_str(), partitions)
+}
+
+/// The same by any text: by the name of an upstream, whose events are all in one part.
+pub fn of_text(text: &str, partitions: u32) -> u32 {
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
-    let hash = session.text().as_str().as_bytes().iter().fold(BASIS, step);
+    let hash = text.as_bytes().iter().fold(BASIS, step);
     u32::try_from(hash % u64::from(partitions)).expect("less than a u32")
 }
 

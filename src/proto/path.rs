@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::proto::upstream::Name;
+
 /// The longest path a client may open, in bytes. Longer ones are unknown (404) before any look-up.
 pub const PATH_BYTES_MAX: usize = 1024;
 
@@ -36,6 +38,12 @@ impl Path {
     pub fn parse(text: &str) -> Result<Path, Invalid> {
         check(text)?;
         Ok(Path(text.into()))
+    }
+
+    /// What stands in a path's place where an upstream is meant: its bare name. No client can ask for
+    /// it, since every path begins with a slash.
+    pub fn of_upstream(name: &Name) -> Path {
+        Path(name.text().clone())
     }
 
     pub fn as_str(&self) -> &str {

@@ -22,6 +22,7 @@ use crate::proto::session_id::SessionId;
 use crate::proto::telling::Told;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::taps::Taps;
+use crate::relay::upstreams::Upstreams;
 
 pub struct Local {
     pub hub: Arc<Hub>,
@@ -34,6 +35,7 @@ pub struct Local {
     pub paths: Arc<ArcSwap<Paths>>,
     pub hearsay: Arc<Hearsay>,
     pub taps: Arc<Taps>,
+    pub upstreams: Arc<Upstreams>,
 }
 
 impl Local {
@@ -84,12 +86,23 @@ impl Receiver for Local {
         true
     }
 
+    fn upstream(&self, name: &str, content: Content) {
+        self.upstreams.published(name, &content);
+    }
+
     fn ask(&self, ask: Ask) -> Pending<Answer> {
+        if let Some(answer) = self.upstreams.ask(&ask) {
+            return answer;
+        }
         let (reply, answer) = oneshot::channel();
         let named = match &ask {
             Ask::Unicast { to, .. } => Some(to.shard),
             Ask::LookUp { id, .. } | Ask::Close { id, .. } => Some(id.shard),
-            Ask::List { .. } | Ask::Census | Ask::Tap { .. } => None,
+            Ask::List { .. }
+            | Ask::Census
+            | Ask::Tap { .. }
+            | Ask::Upstream { .. }
+            | Ask::UpstreamState { .. } => None,
         };
         if named.is_some_and(|shard| usize::from(shard) >= self.hub.shards()) {
             return Box::pin(std::future::ready(Ok(Answer::Gone)));
@@ -110,11 +123,18 @@ impl Receiver for Local {
                 return Box::pin(std::future::ready(Ok(Answer::Census(census))));
             }
             Ask::Tap { configured } => {
-                let answer = match self.paths.load().named(&configured) {
-                    Some(one) => Answer::Tapped(self.taps.ask(one.pattern.text(), Instant::now())),
+                let paths = self.paths.load();
+                let path = paths.named(&configured).map(|one| one.pattern.text());
+                let upstream = || self.upstreams.names().find(|name| **name == configured);
+                let answer = match path.or_else(upstream) {
+                    Some(text) => Answer::Tapped(self.taps.ask(text, Instant::now())),
                     None => Answer::Gone,
                 };
                 return Box::pin(std::future::ready(Ok(answer)));
+            }
+            // Answered above.
+            Ask::Upstream { .. } | Ask::UpstreamState { .. } => {
+                return Box::pin(std::future::ready(Ok(Answer::Gone)));
             }
         };
         if told.is_err() {
@@ -135,7 +155,9 @@ impl Receiver for Local {
     }
 
     fn configured(&self) -> Vec<Arc<str>> {
-        self.paths.load().iter().map(|one| one.pattern.text().clone()).collect()
+        let paths = self.paths.load();
+        let paths = paths.iter().map(|one| one.pattern.text());
+        paths.chain(self.upstreams.names()).cloned().collect()
     }
 
     fn tapped(&self, taps: &[(Arc<str>, Duration)]) {

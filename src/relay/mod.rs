@@ -5,6 +5,7 @@
 //! broker's. Questions about a session go to the pod its id names, and that pod decides.
 
 pub mod attachment;
+pub mod desk;
 pub mod ears;
 pub mod hearsay;
 pub mod listening;
@@ -13,6 +14,7 @@ pub mod local;
 pub mod orphans;
 pub mod streams;
 pub mod taps;
+pub mod upstreams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +43,7 @@ use crate::relay::ears::Departure;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::listening::Vacant;
 use crate::relay::taps::Taps;
+use crate::relay::upstreams::Upstreams;
 
 /// How long a publisher waits for a crowded pod before it is refused.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
@@ -108,6 +111,7 @@ pub struct Parts {
     pub hearsay: Arc<Hearsay>,
     /// Of this pod, to other pods' listeners.
     pub taps: Arc<Taps>,
+    pub upstreams: Arc<Upstreams>,
     pub metrics: Arc<Metrics>,
     pub paths: Arc<ArcSwap<Paths>>,
     /// Cancelled when the pod begins to leave.
@@ -122,6 +126,7 @@ pub struct Relay {
     events: Arc<Sse>,
     hearsay: Arc<Hearsay>,
     taps: Arc<Taps>,
+    upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
@@ -130,7 +135,8 @@ pub struct Relay {
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
-        let Parts { broker, hub, presence, events, hearsay, taps, metrics, paths, leaving } = parts;
+        let Parts { broker, hub, presence, events, hearsay, taps, .. } = parts;
+        let Parts { upstreams, metrics, paths, leaving, .. } = parts;
         let vacant = Vacant::default();
         Relay {
             config,
@@ -140,6 +146,7 @@ impl Relay {
             events,
             hearsay,
             taps,
+            upstreams,
             metrics,
             paths,
             leaving,

@@ -85,6 +85,10 @@ impl Receiver for Heard {
         self.wanted.lock().expect("nobody panicked").contains(path)
     }
 
+    fn upstream(&self, name: &str, content: Content) {
+        self.note(format!("upstream {name} {}", text(&content)));
+    }
+
     fn ask(&self, ask: Ask) -> Pending<Answer> {
         let answer = match ask {
             Ask::Unicast { content, .. } => {

@@ -15,6 +15,7 @@ pub mod pod;
 pub mod pods;
 pub mod proxy;
 pub mod redis;
+pub mod remote;
 pub mod resident;
 pub mod resp;
 pub mod tls;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pathcast::backend::sse::Sse;
+use pathcast::backend::stream::Stream;
 use pathcast::broker::memory::Memory;
 use pathcast::broker::{Broker, Pending, Publication};
 use pathcast::hub::command::{Command, Frames, Greeting};
@@ -25,6 +26,7 @@ use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::relay::hearsay::Hearsay;
 use pathcast::relay::local::Local;
 use pathcast::relay::taps::Taps;
+use pathcast::relay::upstreams::Upstreams;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -158,6 +160,7 @@ fn local(
     let entered = runtime.enter();
     let events = Arc::new(Sse::start(&Lifecycle::default(), metrics.clone()));
     drop(entered);
+    let stream = Arc::new(Stream::new(1_000, metrics.clone()).0);
     Local {
         hub: hub.clone(),
         presence: presence.clone(),
@@ -166,7 +169,8 @@ fn local(
         retry_within_ms: 1_000,
         paths: Arc::default(),
         hearsay: Arc::new(Hearsay::new(events.clone())),
-        taps: Arc::new(Taps::new(events).0),
+        taps: Arc::new(Taps::new(events.clone()).0),
+        upstreams: Arc::new(Upstreams::new(Vec::new(), events, stream, 1, POD)),
     }
 }
 

@@ -133,6 +133,12 @@ impl Inbox {
     /// One message of a subscription of connection number `epoch`.
     pub fn take(self: &Arc<Self>, epoch: u64, channel: &[u8], message: Vec<u8>) {
         let message = Bytes::from(message);
+        if let Some(name) = self.names.upstream_of(channel) {
+            if let Err(why) = self.upstream(epoch, name, message) {
+                self.complain(channel, &why);
+            }
+            return;
+        }
         let taken = match (self.names.path(channel), self.names.configured(channel)) {
             (Some(path), _) if message.first() == Some(&VERSION) => {
                 self.broadcast(epoch, &path, message)
@@ -178,6 +184,26 @@ impl Inbox {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A msg for an upstream, from somebody who is no pod, or in an envelope.
+    fn upstream(&self, epoch: u64, name: &str, message: Bytes) -> Result<(), String> {
+        let content = if message.first() == Some(&VERSION) {
+            match Envelope::decode(message).map_err(|malformed| malformed.to_string())?.body {
+                Body::Broadcast(content) => content,
+                _ => return Err("an envelope that belongs into a pod's inbox".to_owned()),
+            }
+        } else if message.len() > self.publish_bytes_max {
+            return Err(format!("a msg of more than {} bytes", self.publish_bytes_max));
+        } else {
+            let msg = Msg::parse(&message).map_err(|invalid| invalid.to_string())?;
+            if msg.session != Address::All {
+                return Err("an upstream has no sessions".to_owned());
+            }
+            msg.content
+        };
+        self.in_order(epoch, |receiver| receiver.upstream(name, content));
         Ok(())
     }
 

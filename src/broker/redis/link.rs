@@ -35,6 +35,7 @@ use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::tenures::Keys;
 use crate::broker::redis::tls::choose_cryptography;
 use crate::broker::redis::{Address, envelope};
 use crate::clock::BootTime;
@@ -73,6 +74,7 @@ pub struct Link {
     commands: Arc<Commands>,
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
+    tenures: Arc<Keys>,
     roster: Arc<Roster>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
@@ -80,6 +82,14 @@ pub struct Link {
     metrics: Arc<Metrics>,
     closing: CancellationToken,
     complaints: Complaints,
+}
+
+/// What is to be heard, and what is owed.
+pub struct Wanted {
+    pub interest: Arc<Interest<Path>>,
+    pub taps: Arc<Taps>,
+    pub tenures: Arc<Keys>,
+    pub roster: Arc<Roster>,
 }
 
 /// Why the link is down.
@@ -131,13 +141,8 @@ enum Role {
 }
 
 impl Link {
-    pub fn new(
-        address: Address,
-        inbox: Arc<Inbox>,
-        interest: Arc<Interest<Path>>,
-        taps: Arc<Taps>,
-        roster: Arc<Roster>,
-    ) -> Result<Link, RedisError> {
+    pub fn new(address: Address, inbox: Arc<Inbox>, wanted: Wanted) -> Result<Link, RedisError> {
+        let Wanted { interest, taps, tenures, roster } = wanted;
         if address.is_secured() {
             choose_cryptography();
         }
@@ -155,6 +160,7 @@ impl Link {
             closing: inbox.lifecycle.closing().clone(),
             interest,
             taps,
+            tenures,
             roster,
             inbox,
             complaints: Complaints::default(),
@@ -202,6 +208,7 @@ impl Link {
     async fn connect(&self) -> Result<Connections, Fault> {
         self.interest.restart();
         self.taps.interest.restart();
+        self.tenures.interest.restart();
         self.roster.restart();
         let epoch = self.inbox.begin();
         let lost = Arc::new(Notify::new());
@@ -284,6 +291,7 @@ impl Link {
         self.commands.open();
         self.interest.open();
         self.taps.interest.open();
+        self.tenures.interest.open();
         self.roster.open();
         self.metrics.broker.up.set(1);
         tracing::info!("Redis is there");
@@ -294,6 +302,7 @@ impl Link {
         self.commands.close(Instant::now());
         self.interest.close();
         self.taps.interest.close();
+        self.tenures.interest.close();
         self.roster.close();
     }
 
@@ -319,12 +328,15 @@ impl Link {
             tokio::select! {
                 () = self.interest.asked() => {}
                 () = self.taps.interest.asked() => {}
+                () = self.tenures.interest.asked() => {}
                 _ = linger.tick() => {
                     let now = Instant::now();
                     let out = self.interest.expire(now).into_iter().map(|path| self.names.out(&path));
                     let told = self.taps.interest.expire(now);
                     let told = told.into_iter().map(|configured| self.names.events(&configured));
-                    let expired: Vec<String> = out.chain(told).collect();
+                    let up = self.tenures.interest.expire(now);
+                    let up = up.into_iter().map(|name| self.names.up(&name));
+                    let expired: Vec<String> = out.chain(told).chain(up).collect();
                     for chunk in expired.chunks(SUBSCRIBE_CHUNK) {
                         if let Err(error) = connection.unsubscribe(chunk).await {
                             return error.into();
@@ -343,7 +355,9 @@ impl Link {
         let out = |path: &Path| self.names.out(path);
         self.subscribe_to(connection, &self.interest, out).await?;
         let told = |configured: &Arc<str>| self.names.events(configured);
-        self.subscribe_to(connection, &self.taps.interest, told).await
+        self.subscribe_to(connection, &self.taps.interest, told).await?;
+        let up = |name: &Arc<str>| self.names.up(name);
+        self.subscribe_to(connection, &self.tenures.interest, up).await
     }
 
     async fn subscribe_to<P: Clone + Eq + Hash>(

@@ -21,6 +21,7 @@ pub mod names;
 pub mod pulse;
 pub mod roster;
 pub mod taps;
+pub mod tenures;
 pub mod tls;
 pub mod trimming;
 
@@ -39,11 +40,13 @@ use crate::broker::redis::fence::{behind_fence, fenced};
 use crate::broker::redis::inbox::{Inbox, Parts};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
-use crate::broker::redis::link::Link;
+use crate::broker::redis::link::{Link, Wanted};
 use crate::broker::redis::names::Names;
 use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
+use crate::broker::redis::tenures::Keys;
 use crate::broker::redis::trimming::trim;
+use crate::broker::tenures::Tenures;
 use crate::broker::{
     Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
 };
@@ -81,6 +84,7 @@ pub struct Redis {
     inbox: Arc<Inbox>,
     interest: Arc<Interest<Path>>,
     taps: Arc<Taps>,
+    tenures: Arc<Keys>,
     asker: Arc<Asker>,
     roster: Arc<Roster>,
     claims: Arc<Claims>,
@@ -129,13 +133,19 @@ impl Redis {
         let interest = Arc::new(Interest::default());
         let taps = Arc::new(Taps::new(inbox.clone()));
         let asker = Arc::new(Asker::new(inbox.clone(), lease_ttl, ask_timeout));
+        let tenures = Arc::new(Keys::new(inbox.clone()));
         let roster = Arc::new(Roster::new(inbox.clone()));
         let claims = Arc::new(Claims::new(inbox.clone(), lease_ttl));
-        let (interests, rosters) = (interest.clone(), roster.clone());
-        let link = Link::new(address, inbox.clone(), interests, taps.clone(), rosters);
+        let wanted = Wanted {
+            interest: interest.clone(),
+            taps: taps.clone(),
+            tenures: tenures.clone(),
+            roster: roster.clone(),
+        };
+        let link = Link::new(address, inbox.clone(), wanted);
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, asker, roster, claims })
+        Ok(Redis { inbox, interest, taps, tenures, asker, roster, claims })
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
@@ -267,6 +277,10 @@ impl Broker for Redis {
         let inbox = self.inbox.clone();
         let key = inbox.names.stream(&part.configured, part.partition);
         Box::pin(async move { trim(&inbox, &key, backlog_max, on_full).await })
+    }
+
+    fn tenures(&self) -> &dyn Tenures {
+        &*self.tenures
     }
 
     fn outage(&self) -> Outage {

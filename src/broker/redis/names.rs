@@ -64,6 +64,32 @@ impl Names {
         format!("{}:in:{configured}:{partition}", self.prefix)
     }
 
+    /// Where msgs for an upstream are published.
+    pub fn up(&self, name: &str) -> String {
+        format!("{}:up:{name}", self.prefix)
+    }
+
+    /// Which pod holds an upstream; there while one does.
+    pub fn upstream(&self, name: &str) -> String {
+        format!("{}:upstream:{name}", self.prefix)
+    }
+
+    /// Counts the holders of an upstream.
+    pub fn epoch(&self, name: &str) -> String {
+        format!("{}:upstream:{name}:epoch", self.prefix)
+    }
+
+    /// The last holder of an upstream that gave it back, by its epoch.
+    pub fn released(&self, name: &str) -> String {
+        format!("{}:upstream:{name}:released", self.prefix)
+    }
+
+    /// The upstream that a channel is the `up` of.
+    pub fn upstream_of<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
+        let rest = channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":up:")?;
+        std::str::from_utf8(rest).ok()
+    }
+
     /// The configured path that a channel is the `events` of.
     pub fn configured<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
         let rest = channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":ev:")?;
@@ -95,5 +121,7 @@ mod tests {
         assert_eq!(channel, "pathcast:ev:/ws/{room}");
         assert_eq!(names.configured(channel.as_bytes()), Some("/ws/{room}"));
         assert_eq!(names.path(channel.as_bytes()), None);
+        assert_eq!(names.upstream_of(channel.as_bytes()), None);
+        assert_eq!(names.upstream_of(b"pathcast:up:feed"), Some("feed"));
     }
 }

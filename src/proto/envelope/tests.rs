@@ -128,6 +128,11 @@ fn version_1_of_a_question_stays() {
     );
     ask(Ask::Census, &[b"\x05"]);
     ask(Ask::Tap { configured: "/ws/{r}".into() }, &[b"\x06", b"\0\0\0\x07/ws/{r}"]);
+    ask(
+        Ask::Upstream { name: "feed".into(), content: Content::text("x".into()) },
+        &[b"\x14", b"\0\0\0\x04feed", b"\0\0\0\0\x01x"],
+    );
+    ask(Ask::UpstreamState { name: "feed".into() }, &[b"\x15", b"\0\0\0\x04feed"]);
 }
 
 #[test]
@@ -173,6 +178,21 @@ fn version_1_of_an_answer_stays() {
         Answer::Tapped(Place { stretch: 2, number: 3 }),
         &[b"\x0b", b"\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"],
     );
+    answer(Answer::Dispatched(Dispatch::Sent), &[b"\x14"]);
+    answer(Answer::Dispatched(Dispatch::Queued), &[b"\x15"]);
+    let state = State {
+        epoch: 1,
+        is_connected: true,
+        why: Some("x".into()),
+        received: 2,
+        sent: 3,
+        lost: 4,
+        waiting: 5,
+        waiting_bytes: 6,
+    };
+    let counts = [2, 3, 4, 5, 6].map(u64::to_be_bytes).concat();
+    let head = b"\x16\0\0\0\0\0\0\0\x01\x01\x01\0\0\0\x01x";
+    answer(Answer::UpstreamState(state), &[head, &counts]);
 }
 
 #[test]
@@ -310,6 +330,9 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         ),
         Just(Ask::Census),
         any::<String>().prop_map(|text| Ask::Tap { configured: text.into() }),
+        (any::<String>(), any_content())
+            .prop_map(|(text, content)| Ask::Upstream { name: text.into(), content }),
+        any::<String>().prop_map(|text| Ask::UpstreamState { name: text.into() }),
     ]
 }
 
@@ -337,6 +360,22 @@ fn any_answer() -> impl Strategy<Value = Answer> {
             .prop_map(|(sessions, after)| Answer::Sessions { sessions, after }),
         prop::collection::vec(count, 0..4).prop_map(Answer::Census),
         any_place().prop_map(Answer::Tapped),
+        Just(Answer::Dispatched(Dispatch::Sent)),
+        Just(Answer::Dispatched(Dispatch::Queued)),
+        (any::<[u64; 6]>(), any::<bool>(), any::<Option<String>>()).prop_map(
+            |([epoch, received, sent, lost, waiting, waiting_bytes], is_connected, why)| {
+                Answer::UpstreamState(State {
+                    epoch,
+                    is_connected,
+                    why,
+                    received,
+                    sent,
+                    lost,
+                    waiting,
+                    waiting_bytes,
+                })
+            }
+        ),
     ]
 }
 

@@ -1,0 +1,177 @@
+//! The upstreams: from what was written to what each needs to be dialled, or the first fault.
+
+use std::time::Duration;
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+
+use crate::config::fault::{At, Fault};
+use crate::config::meaning::{pem, subprotocols};
+use crate::config::wire;
+use crate::proto::path::Path;
+use crate::proto::paths::Paths;
+use crate::proto::upstream::Name;
+use crate::relay::desk;
+use crate::upstream::connection::Terms;
+use crate::upstream::dial::Remote;
+use crate::upstream::tls::{self, Trust};
+use crate::upstream::{self, Config};
+
+/// What a URL is refused with.
+const URL_ADVICE: &str = "as in \"wss://feed.example/stream?key=value\"";
+
+/// Where a server is, of a URL.
+struct Place {
+    host: String,
+    port: u16,
+    authority: String,
+    target: String,
+    is_secured: bool,
+}
+
+pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Config>, Fault> {
+    let root = At::keys(["upstream"]);
+    let mut configs: Vec<Config> = Vec::new();
+    for (index, written) in wire.upstream.iter().enumerate() {
+        let at = root.index(index);
+        let name = Name::parse(&written.name).map_err(|error| {
+            let what = format!("{:?} cannot name an upstream: {error}", written.name);
+            Fault::value(at.key("name"), what)
+        })?;
+        if let Some(first) = configs.iter().position(|other| other.desk.name == name) {
+            let what = format!("there is another upstream named {:?}", written.name);
+            let fault = Fault::value(at.key("name"), what);
+            return Err(fault.against(root.index(first).key("name")));
+        }
+        if written.reconnect_min.0 > written.reconnect_max.0 {
+            let what = format!(
+                "reconnect_min ({}) is longer than reconnect_max ({})",
+                written.reconnect_min, written.reconnect_max
+            );
+            return Err(Fault::key(at.clone(), what).advise("swap them"));
+        }
+        let stream = written.backend.as_ref().is_some_and(|backend| backend.stream);
+        if stream && wire.broker.url.is_none() {
+            let what = "streams are kept in Redis, and there is none";
+            let advice = "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave \
+                          `stream` out and listen to GET /v1/upstreams/{name}/events";
+            return Err(Fault::value(at.key("backend").key("stream"), what).advise(advice));
+        }
+        configs.push(Config {
+            desk: desk::Config {
+                name,
+                wholemsg: written.wholemsg,
+                queue_bytes_max: written.queue_bytes_max.0,
+                frame_bytes_max: wire.limits.frame_bytes_max.0,
+                stream,
+                patience: patience(wire.broker.unicast_timeout.0),
+            },
+            remote: remote(wire, written, &at)?,
+            terms: Terms {
+                wholemsg: written.wholemsg,
+                to: written.to.as_ref().map(|to| path(to, paths, &at.key("to"))).transpose()?,
+                heartbeat: written.heartbeat.0,
+            },
+            reconnect_min: written.reconnect_min.0,
+            reconnect_max: written.reconnect_max.0,
+        });
+    }
+    Ok(configs)
+}
+
+/// Whoever publishes is to be told "queued" before his own patience ends, which is twice that.
+fn patience(answer_timeout: Duration) -> Duration {
+    answer_timeout / 2
+}
+
+fn remote(wire: &wire::Wire, written: &wire::Upstream, at: &At) -> Result<Remote, Fault> {
+    let place = place(&written.url, &at.key("url"))?;
+    let said = [("ca", written.ca.is_some()), ("verify", !written.verify)];
+    if let Some((key, _)) = said.into_iter().find(|&(_, is_said)| is_said && !place.is_secured) {
+        let what = "this says nothing without TLS to the server";
+        return Err(Fault::value(at.key(key), what).advise("url = \"wss://…\", with two s"));
+    }
+    let trust = match (&written.ca, written.verify) {
+        (None, true) => Trust::System,
+        (Some(ca), true) => Trust::Authority(pem(ca, at.key("ca"))?),
+        (None, false) => Trust::Anybody,
+        (Some(_), false) => {
+            let what = "an authority says nothing where nothing is verified";
+            return Err(Fault::value(at.key("ca"), what).advise("leave one of the two out"));
+        }
+    };
+    let tls = place.is_secured.then(|| {
+        let key = if written.ca.is_some() { "ca" } else { "url" };
+        tls::client(trust).map_err(|what| Fault::value(at.key(key), what))
+    });
+    let headers = written.headers.iter().enumerate();
+    let headers = headers.map(|(index, line)| header(line, &at.key("headers").index(index)));
+    Ok(Remote {
+        host: place.host,
+        port: place.port,
+        authority: place.authority,
+        target: place.target,
+        tls: tls.transpose()?,
+        headers: headers.collect::<Result<_, _>>()?,
+        subprotocols: subprotocols(&written.subprotocols, &at.key("subprotocols"))?,
+        token_file: written.token_file.clone(),
+        message_bytes_max: wire.limits.message_bytes_max.0,
+    })
+}
+
+/// It may hold a key, so it is not shown.
+fn place(url: &str, at: &At) -> Result<Place, Fault> {
+    let fault = |what: &str| Fault::value(at.clone(), what).advise(URL_ADVICE);
+    let uri: http::Uri = url.parse().map_err(|_| fault("this is not a URL"))?;
+    let is_secured = match uri.scheme_str() {
+        Some("ws") => false,
+        Some("wss") => true,
+        _ => return Err(fault("the URL of a WebSocket server begins with ws:// or wss://")),
+    };
+    let authority = uri.authority().ok_or_else(|| fault("the URL has no host"))?;
+    if authority.as_str().contains('@') {
+        let fault = Fault::value(at.clone(), "a URL of a WebSocket server has no user");
+        return Err(fault.advise("send a token with `token_file`, or a header with `headers`"));
+    }
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    if host.is_empty() {
+        return Err(fault("the URL has no host"));
+    }
+    let port = authority.port_u16().unwrap_or(if is_secured { 443 } else { 80 });
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    Ok(Place { host, port, authority: authority.to_string(), target, is_secured })
+}
+
+/// `Name: value`. The value may be a secret, so it is not shown.
+fn header(line: &str, at: &At) -> Result<(HeaderName, HeaderValue), Fault> {
+    let fault = |what: &str| {
+        Fault::value(at.clone(), what).advise("a name and a value, as in \"X-Api-Key: 123\"")
+    };
+    let (name, value) = line.split_once(':').ok_or_else(|| fault("this is not a header"))?;
+    let name: HeaderName =
+        name.trim().parse().map_err(|_| fault("this is not the name of a header"))?;
+    let mut value: HeaderValue =
+        value.trim().parse().map_err(|_| fault("this is not the value of a header"))?;
+    value.set_sensitive(true);
+    let is_own = [HOST, CONNECTION, UPGRADE, SEC_WEBSOCKET_PROTOCOL].contains(&name)
+        || name.as_str().starts_with("sec-websocket-")
+        || name.as_str().starts_with("pathcast-");
+    if is_own {
+        let fault = Fault::value(at.clone(), "pathcast writes this header itself");
+        return Err(fault.advise("leave it out; `url` and `subprotocols` say what is in it"));
+    }
+    if name == AUTHORIZATION && value.as_bytes().is_empty() {
+        return Err(fault("this header is empty"));
+    }
+    Ok((name, value))
+}
+
+fn path(to: &str, paths: &Paths, at: &At) -> Result<Path, Fault> {
+    paths.resolve(to).map(|(path, _)| path).ok_or_else(|| {
+        let what = format!("{to:?} is no path that clients can open");
+        Fault::value(at.clone(), what)
+            .advise("the `path` of a [[path]], or one concrete path of a pattern")
+    })
+}

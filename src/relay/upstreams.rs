@@ -1,0 +1,225 @@
+//! Upstreams as all pods see them: what is published to one goes to the pod that holds it; what one
+//! sends becomes events, and broadcasts of a path if it is to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::backend::sse::{Event as Offered, Origin, Sse};
+use crate::backend::stream::Stream;
+use crate::broker::tenures::Tenures;
+use crate::broker::{Letter, Outage, Pending, Publication};
+use crate::clock::unix_ms;
+use crate::proto::ask::{Answer, Ask};
+use crate::proto::event::{self, Event, Feed};
+use crate::proto::msg::Content;
+use crate::proto::partition;
+use crate::proto::path::Path;
+use crate::proto::session_id::PodId;
+use crate::proto::stream::Entry;
+use crate::proto::traceparent::Traceparent;
+use crate::proto::upstream::{Dispatch, State};
+use crate::relay::desk::Desk;
+use crate::relay::{Refusal, Relay};
+
+/// How soon a pod that did not hold it is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Events that wait for their streams while an upstream is still read: an eighth of what may.
+const STREAM_BYTES_MAX: usize = 8 << 20;
+
+/// How often it is looked meanwhile.
+const ROOM_POLL: Duration = Duration::from_millis(5);
+
+/// All upstreams that are configured.
+pub struct Upstreams {
+    desks: Vec<Arc<Desk>>,
+    events: Arc<Sse>,
+    stream: Arc<Stream>,
+    stream_partitions: u32,
+    pod: PodId,
+}
+
+/// What is known of one upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub name: Arc<str>,
+    pub holder: Option<PodId>,
+    /// `None`: nobody holds it, or its holder did not answer.
+    pub state: Option<State>,
+}
+
+impl Upstreams {
+    pub fn new(
+        desks: Vec<Arc<Desk>>,
+        events: Arc<Sse>,
+        stream: Arc<Stream>,
+        stream_partitions: u32,
+        pod: PodId,
+    ) -> Upstreams {
+        Upstreams { desks, events, stream, stream_partitions, pod }
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Arc<Desk>> {
+        self.desks.iter().find(|desk| &**desk.config.name.text() == name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.desks.iter().map(|desk| desk.config.name.text())
+    }
+
+    /// Whether this pod holds one, or is about to give it back.
+    pub fn are_in_use(&self) -> bool {
+        self.desks.iter().any(|desk| desk.is_in_use())
+    }
+
+    /// What the broker asks the holder.
+    pub fn ask(&self, ask: &Ask) -> Option<Pending<Answer>> {
+        let answer =
+            |answer: Answer| -> Pending<Answer> { Box::pin(std::future::ready(Ok(answer))) };
+        match ask {
+            Ask::Upstream { name, content } => Some(match self.named(name) {
+                Some(desk) => desk.bring(content),
+                None => answer(Answer::Gone),
+            }),
+            Ask::UpstreamState { name } => {
+                let state = self.named(name).and_then(|desk| desk.state());
+                Some(answer(state.map_or(Answer::Gone, Answer::UpstreamState)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Somebody who waits for no verdict published it.
+    pub fn published(&self, name: &str, content: &Content) {
+        let Some(desk) = self.named(name) else { return };
+        // What was queued is counted by the desk; another pod's is no concern of this one.
+        drop(desk.bring(content));
+    }
+
+    /// Tells everybody who hears the upstream. Events of one desk are heard in the order of calls.
+    pub fn tell(&self, desk: &Desk, event: &Event<'_>) {
+        let name = &desk.config.name;
+        let path = Path::of_upstream(name);
+        let is_heard = self.events.is_heard(&path, name.text());
+        let feed = Feed {
+            upstream: name.text(),
+            pod: &self.pod,
+            seq: desk.count_event(),
+            time_ms: unix_ms(),
+        };
+        if desk.config.stream {
+            self.stream.offer(Entry {
+                configured: name.text().clone(),
+                partition: partition::of_text(name.text(), self.stream_partitions),
+                fields: event::fields(&feed, event),
+            });
+        }
+        if is_heard {
+            self.events.offer(Offered {
+                id: event::id(&feed, event),
+                kind: event::kind(event),
+                json: event::json(&feed, event),
+                path,
+                configured: name.text().clone(),
+                origin: Origin::Own,
+            });
+        }
+    }
+
+    /// Whether what it sends is heard by anybody, so that it is worth being made a msg.
+    pub fn is_heard(&self, desk: &Desk) -> bool {
+        let name = &desk.config.name;
+        desk.config.stream || self.events.is_heard(&Path::of_upstream(name), name.text())
+    }
+}
+
+impl Relay {
+    pub fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.upstreams
+    }
+
+    /// Who holds which upstream.
+    pub fn tenures(&self) -> &dyn Tenures {
+        self.broker.tenures()
+    }
+
+    /// Sends to an upstream, whichever pod holds it.
+    pub async fn dispatch(
+        &self,
+        name: &Arc<str>,
+        content: Content,
+        traceparent: Option<Traceparent>,
+    ) -> Result<Dispatch, Refusal> {
+        self.may_send()?;
+        let until = Instant::now() + self.config.unicast_timeout;
+        loop {
+            if let Some(holder) = self.tenures().look(name).await?.holder {
+                let ask = Ask::Upstream { name: name.clone(), content: content.clone() };
+                match self.ask(Letter { to: holder, ask, traceparent }).await? {
+                    Answer::Dispatched(dispatch) => return Ok(dispatch),
+                    Answer::OutboxFull => {
+                        let why = "as much waits for this upstream as may";
+                        return Err(Refusal::Unavailable(why));
+                    }
+                    // It was not sent: somebody else holds it now, or will.
+                    Answer::Gone => {}
+                    answer => return Err(answer.into()),
+                }
+            }
+            if Instant::now() >= until {
+                return Err(Refusal::Unavailable("no pod holds this upstream at the moment"));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// What is known of all upstreams that the asker `may` know, in the order of the settings.
+    pub async fn standings(&self, may: impl Fn(&str) -> bool) -> Result<Vec<Standing>, Refusal> {
+        let names = self.upstreams.names().filter(|name| may(name)).cloned();
+        let standings = names.map(|name| async move {
+            let holder = self.tenures().look(&name).await?.holder;
+            let state = match holder {
+                Some(pod) => {
+                    let ask = Ask::UpstreamState { name: name.clone() };
+                    match self.ask(Letter::new(pod, ask)).await {
+                        Ok(Answer::UpstreamState(state)) => Some(state),
+                        Ok(_) | Err(_) => None,
+                    }
+                }
+                None => None,
+            };
+            Ok(Standing { name, holder, state })
+        });
+        join_all(standings).await.into_iter().collect()
+    }
+
+    /// Broadcasts what an upstream sent. The order of calls is the order of messages.
+    pub fn bridge(&self, to: &Path, content: Content) -> Result<Pending<u64>, Refusal> {
+        let paths = self.paths.load();
+        let Some((path, configured)) = paths.resolve(to.as_str()) else {
+            return Err(Refusal::NoSuchPath);
+        };
+        let (_, payload) = content.frame(configured.wholemsg).ok_or(Refusal::Nothing)?;
+        if payload.len() > self.config.frame_bytes_max {
+            return Err(Refusal::TooBig(self.config.frame_bytes_max));
+        }
+        self.metrics.path(configured.pattern.text()).published_upstream.inc();
+        let id = Uuid::now_v7();
+        Ok(self.broker.publish(Publication { id, path, content, traceparent: None }))
+    }
+
+    /// Waits until more of an upstream can be taken: as long as it takes, since nothing is lost by
+    /// not reading it.
+    pub async fn room_for_upstream(&self) {
+        while self.broker.outage() != Outage::None
+            || self.hub.is_crowded()
+            || self.upstreams.stream.waiting_bytes() > STREAM_BYTES_MAX
+        {
+            tokio::time::sleep(ROOM_POLL).await;
+        }
+    }
+}
