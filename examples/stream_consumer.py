@@ -76,7 +76,9 @@ class Consumer:
 
     def handle_some(self, stream, handle):
         """Handles a batch of a stream; whether there was one."""
-        own = self.owned[stream]
+        own = self.owned.get(stream)
+        if own is None:
+            return False  # given up a moment ago
         keys, arguments = [self.lease(stream), stream], [self.name, self.group, BATCH]
         batch = self.read(keys=keys, args=arguments)
         if batch == "lost":

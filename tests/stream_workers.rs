@@ -4,17 +4,21 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::client::{Client, Heard};
 use support::gateway::Gateway;
 use support::redis::Redis;
-use support::wait::{eventually, within_time};
+use support::wait::{eventually, poll_pause, within_time};
 use support::workers::{Handled, Worker, count_handled, handled};
 
 /// For the takeover of a killed worker's streams, and ten thousand events in Python.
 const LONG: Duration = Duration::from_secs(60);
+
+const HELD: &str = "pathcast_backend_held_sessions{backend=\"stream\"}";
 
 async fn start(server: &Redis, broker: &str, path: &str) -> Gateway {
     let url = server.url();
@@ -44,7 +48,7 @@ async fn handled_whole(server: &Redis, ids: usize) -> Vec<Handled> {
 
 /// The first time that each event of a session was handled is in the order of `seq`, without a hole.
 #[track_caller]
-fn check_order(all: &[Handled], sessions: usize, events: u64) {
+fn check_order(all: &[Handled], sessions: usize) {
     let mut firsts: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for one in all {
         let seqs = firsts.entry(&one.session).or_default();
@@ -53,10 +57,19 @@ fn check_order(all: &[Handled], sessions: usize, events: u64) {
         }
     }
     assert_eq!(firsts.len(), sessions);
-    let expected: Vec<u64> = (0..events).collect();
     for (session, seqs) in firsts {
-        assert_eq!(seqs, expected, "{session}");
+        assert!(seqs.iter().copied().eq(0..seqs.len() as u64), "{session}: {seqs:?}");
     }
+}
+
+/// Waits until that many sessions, or more, are not read.
+async fn held(pod: &Gateway, sessions: u64) {
+    let are_held = async {
+        while pod.counted(HELD).await < sessions {
+            poll_pause().await;
+        }
+    };
+    within_time(LONG, "held sessions", are_held).await;
 }
 
 async fn say(client: &mut Client, texts: std::ops::Range<u64>) {
@@ -100,7 +113,7 @@ async fn three_workers_share_the_streams_and_one_that_is_killed_loses_nothing() 
         clients.push(talking.await.expect("it talked"));
     }
     let all = handled_whole(&server, CLIENTS * (MESSAGES as usize + 1)).await;
-    check_order(&all, CLIENTS, MESSAGES + 1);
+    check_order(&all, CLIENTS);
     let workers: BTreeSet<_> = all.iter().map(|one| &one.worker).collect();
     assert_eq!(workers.len(), 3);
     // What all have read and acknowledged is kept for nobody.
@@ -114,14 +127,14 @@ async fn three_workers_share_the_streams_and_one_that_is_killed_loses_nothing() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_over_its_bound_holds_the_clients_and_trims_nothing_unread() {
-    const CLIENTS: usize = 10;
-    const MESSAGES: u64 = 600;
+    const CLIENTS: usize = 4;
+    const MESSAGES: u64 = 300;
     /// So that no client's and no socket's buffers take all of them.
-    const MESSAGE_BYTES: usize = 20_000;
+    const MESSAGE_BYTES: usize = 40_000;
     const BACKLOG_MAX: u64 = 100;
     let server = Redis::start();
     let broker = format!("stream_partitions = 2\nstream_backlog_max = {BACKLOG_MAX}");
-    let pod = start(&server, &broker, "heartbeat = \"500ms\"").await;
+    let pod = start(&server, &broker, "heartbeat = \"1s\"").await;
     let keys = [0, 1].map(|partition| format!("pathcast:in:/ws:{partition}"));
     for key in &keys {
         server.command(&["XGROUP", "CREATE", key, "group", "0", "MKSTREAM"]);
@@ -130,18 +143,14 @@ async fn a_backlog_over_its_bound_holds_the_clients_and_trims_nothing_unread() {
     for _ in 0..CLIENTS {
         let mut client = pod.open("/ws").await;
         talking.push(tokio::spawn(async move {
-            for number in 0..MESSAGES {
-                let text = format!("{number} {}", "x".repeat(MESSAGE_BYTES));
+            let text = "x".repeat(MESSAGE_BYTES);
+            for _ in 0..MESSAGES {
                 client.writer.text_whenever(&text).await;
             }
             client
         }));
     }
-    let held = "pathcast_backend_held_sessions{backend=\"stream\"}";
-    eventually("everybody is held", async || {
-        (pod.counted(held).await == CLIENTS as u64).then_some(())
-    })
-    .await;
+    held(&pod, CLIENTS as u64).await;
     let result =
         |result| format!("pathcast_backend_events_total{{backend=\"stream\",result=\"{result}\"}}");
     let length = |key: &String| server.command(&["XLEN", key]).parse::<u64>().expect("a number");
@@ -153,12 +162,14 @@ async fn a_backlog_over_its_bound_holds_the_clients_and_trims_nothing_unread() {
     .await;
     let rss_before = pod.rss_bytes();
     // Three heartbeats and more, in which nothing is to happen.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let after = keys.each_ref().map(length);
     assert_eq!(before, after, "nobody is read, nothing is trimmed");
     let most = *after.iter().max().expect("two");
-    // What was read of each at once may be over the bound.
-    assert!((BACKLOG_MAX + 1..=BACKLOG_MAX + 2 * CLIENTS as u64).contains(&most), "{after:?}");
+    // What was read of each at once may be over the bound; and what was added while the stream was
+    // looked at may have been counted twice.
+    let bounds = BACKLOG_MAX * 3 / 4..=BACKLOG_MAX + 2 * CLIENTS as u64;
+    assert!(bounds.contains(&most), "{after:?}");
     assert!(pod.rss_bytes() < rss_before + (8 << 20), "memory is flat");
     assert_eq!(pod.counted("pathcast_stream_backlog{path=\"/ws\"}").await, most);
     assert_eq!(pod.counted("pathcast_sessions{path=\"/ws\"}").await, CLIENTS as u64);
@@ -171,8 +182,8 @@ async fn a_backlog_over_its_bound_holds_the_clients_and_trims_nothing_unread() {
     }
     let events = MESSAGES as usize + 1;
     let all = handled_whole(&server, CLIENTS * events).await;
-    check_order(&all, CLIENTS, events as u64);
-    eventually("nobody is held", async || (pod.counted(held).await == 0).then_some(())).await;
+    check_order(&all, CLIENTS);
+    eventually("nobody is held", async || (pod.counted(HELD).await == 0).then_some(())).await;
     assert_eq!(pod.counted(&result("dropped")).await, 0);
     drop(clients);
 }
@@ -180,39 +191,41 @@ async fn a_backlog_over_its_bound_holds_the_clients_and_trims_nothing_unread() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_stopped_in_mid_burst_loses_nothing_and_keeps_the_order() {
     const CLIENTS: usize = 10;
-    const MESSAGES: u64 = 500;
     /// So that more comes in a few seconds than may wait in the pod.
     const MESSAGE_BYTES: usize = 20_000;
     let server = Redis::start();
     let pod = start(&server, "", "heartbeat = \"1s\"").await;
     let _worker = Worker::start(&server, "/ws", "group", 0);
+    let is_enough = Arc::new(AtomicBool::new(false));
     let mut talking = Vec::new();
     for _ in 0..CLIENTS {
-        let mut client = pod.open("/ws").await;
+        let (mut client, is_enough) = (pod.open("/ws").await, is_enough.clone());
         talking.push(tokio::spawn(async move {
-            for number in 0..MESSAGES {
-                let text = format!("{number} {}", "x".repeat(MESSAGE_BYTES));
+            let (text, mut said) = ("x".repeat(MESSAGE_BYTES), 0);
+            while !is_enough.load(Ordering::Relaxed) {
                 client.writer.text_whenever(&text).await;
+                said += 1;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            client
+            (client, said)
         }));
     }
-    eventually("the middle", async || (count_handled(&server) > 1_000).then_some(())).await;
+    eventually("the middle", async || (count_handled(&server) > 500).then_some(())).await;
     server.signal(Signal::STOP);
     let up = "pathcast_broker_up";
     eventually("a link that is down", async || (pod.counted(up).await == 0).then_some(())).await;
-    let held = "pathcast_backend_held_sessions{backend=\"stream\"}";
-    eventually("somebody is held", async || (pod.counted(held).await > 0).then_some(())).await;
+    held(&pod, 1).await;
+    is_enough.store(true, Ordering::Relaxed);
     server.signal(Signal::CONT);
-    let mut clients = Vec::new();
+    let (mut clients, mut events) = (Vec::new(), CLIENTS);
     for talking in talking {
-        clients.push(talking.await.expect("it talked"));
+        let (client, said) = within_time(LONG, "a client", talking).await.expect("it talked");
+        clients.push(client);
+        events += said;
     }
-    let events = MESSAGES as usize + 1;
-    let all = handled_whole(&server, CLIENTS * events).await;
-    check_order(&all, CLIENTS, events as u64);
-    assert_eq!(pod.counted(held).await, 0);
+    let all = handled_whole(&server, events).await;
+    check_order(&all, CLIENTS);
+    assert_eq!(pod.counted(HELD).await, 0);
     drop(clients);
 }
 

@@ -156,7 +156,8 @@ impl Parts {
     /// What a look has found. Once full, a stream takes more when a quarter is free.
     pub fn looked(&mut self, look: &Look, found: Backlog) {
         let Some(known) = self.known.get_mut(&look.part) else { return };
-        // What was added while it was looked at may or may not be in what was found.
+        // What was added while it was looked at may or may not be in what was found: rather full a
+        // little early than late.
         let since = known.added - look.added;
         known.backlog = found.unread + since;
         let bound = match known.is_full {

@@ -7,9 +7,9 @@
 //!
 //! When too much waits, or too much of a stream is unread, nothing is dropped unless its path says
 //! so: the sessions that more would come from are *held*, which is to say not read, and named to
-//! whoever asks for `freed` once there is room again. What is never read is bounded by what was read
-//! at once of each session; connects and disconnects, which are taken whatever there is, by their
-//! number.
+//! whoever asks for `freed` once there is room again. Above that bound comes only what was read at
+//! once with the message that a session was held for, and connects and disconnects, of which there
+//! are no more than sessions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
