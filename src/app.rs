@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use crate::api;
 use crate::backend::sse::Sse;
 use crate::backend::stream::Stream;
+use crate::backend::webhook::Webhooks;
 use crate::broker::Broker;
 use crate::broker::memory::Memory;
 use crate::broker::redis::{Redis, Unusable};
@@ -50,6 +51,7 @@ pub struct App {
     hub: Arc<Hub>,
     events: Arc<Sse>,
     stream: Arc<Stream>,
+    webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -89,7 +91,12 @@ impl App {
         let (stream, queue) = Stream::new(metrics.clone());
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
-        let (ears, departures) = Ears::new(events.clone(), stream.clone(), partitions);
+        let shards = settings.hub.shards;
+        let (webhooks, lanes) =
+            Webhooks::new(settings.webhook, shards, metrics.clone(), lifecycle.clone());
+        let webhooks = Arc::new(webhooks);
+        let (ears, departures) =
+            Ears::new(events.clone(), stream.clone(), webhooks.clone(), partitions);
         let ears: Arc<dyn Inbound> = Arc::new(ears);
         let hub = Hub::start(pod, settings.hub, &metrics, &ears).map_err(Error::Shards)?;
         let hub = Arc::new(hub);
@@ -123,17 +130,20 @@ impl App {
             hub: hub.clone(),
             presence,
             events: events.clone(),
+            webhooks: webhooks.clone(),
             hearsay,
             taps,
             metrics: metrics.clone(),
             paths,
             leaving: lifecycle.draining().clone(),
+            lifecycle: lifecycle.clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
         let closing = lifecycle.closing();
         lifecycle.spawn(relay.clone().keep_books(departures, closing.clone()));
         lifecycle.spawn(relay.clone().tell_taps(tapped, lifecycle.clone()));
         lifecycle.spawn(relay.clone().keep_hearing(closing.clone()));
+        lifecycle.spawn(relay.clone().work_lanes(lanes, lifecycle.clone()));
         lifecycle.spawn(relay.clone().write_streams(stream.clone(), queue, closing.clone()));
 
         let (api_listener, api) = listen(settings.api.listen, "the API")?;
@@ -146,7 +156,19 @@ impl App {
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
-        Ok(App { relay, hub, events, stream, metrics, lifecycle, drain, source, clients, api })
+        Ok(App {
+            relay,
+            hub,
+            events,
+            stream,
+            webhooks,
+            metrics,
+            lifecycle,
+            drain,
+            source,
+            clients,
+            api,
+        })
     }
 
     /// Where clients connect.
@@ -185,14 +207,13 @@ impl App {
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
         let flushed = async {
-            let is_told = || !self.events.has_waiting() && !self.stream.has_waiting();
-            while self.hub.occupied() > 0 || !is_told() {
+            while self.hub.occupied() > 0 || self.has_untold() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };
         let leave = async {
             if tokio::time::timeout(self.drain.timeout, flushed).await.is_err() {
-                let has_untold = self.events.has_waiting() || self.stream.has_waiting();
+                let has_untold = self.has_untold();
                 let sessions = self.hub.occupied();
                 tracing::warn!(sessions, has_untold, "left in mid-farewell");
             }
@@ -205,6 +226,11 @@ impl App {
             () = hurry => tracing::warn!(sessions = self.hub.occupied(), "left in a hurry"),
         }
         self.hub.stop();
+    }
+
+    /// Whether an event waits that somebody is to be told of.
+    fn has_untold(&self) -> bool {
+        self.events.has_waiting() || self.stream.has_waiting() || self.webhooks.lanes.has_waiting()
     }
 }
 

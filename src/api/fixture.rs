@@ -20,6 +20,7 @@ use crate::api::router::{calls, router};
 use crate::api::{Config, Key, Scope, State, openapi};
 use crate::backend::sse::Sse;
 use crate::backend::stream::Stream;
+use crate::backend::webhook::{self, Webhooks};
 use crate::broker::memory::Memory;
 use crate::hub;
 use crate::hub::Hub;
@@ -233,7 +234,20 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let pod = PodId(*b"the door");
     let events = Arc::new(Sse::start(lifecycle, metrics.clone()));
     let (stream, _) = Stream::new(metrics.clone());
-    let (ears, _) = Ears::new(events.clone(), Arc::new(stream), 1);
+    let webhooks = webhook::Config {
+        secrets: Vec::new(),
+        timeout: Duration::from_secs(10),
+        connect_limit: Duration::from_secs(5),
+        in_flight: 1,
+        connects_in_flight: 1,
+        disconnects_in_flight: 1,
+        validate: false,
+        origin: "pathcast".to_owned(),
+        answer_bytes_max: MIB,
+    };
+    let (webhooks, _) = Webhooks::new(webhooks, 1, metrics.clone(), lifecycle.clone());
+    let webhooks = Arc::new(webhooks);
+    let (ears, _) = Ears::new(events.clone(), Arc::new(stream), webhooks.clone(), 1);
     let ears: Arc<dyn Inbound> = Arc::new(ears);
     let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));
     let presence = Arc::new(Presence::new(hub.shards()));
@@ -256,11 +270,13 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         hub,
         presence,
         events,
+        webhooks,
         hearsay,
         taps,
         metrics: metrics.clone(),
         paths,
         leaving: lifecycle.draining().clone(),
+        lifecycle: lifecycle.clone(),
     };
     let config = relay::Config {
         frame_bytes_max: MIB,

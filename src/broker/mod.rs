@@ -66,6 +66,13 @@ pub trait Broker: Send + Sync {
     /// this may be called again then: readers know an event by its id.
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>>;
 
+    /// Keeps an event that a backend will not get any more, where somebody can find it, if there is such
+    /// a place. Its fields tell all; its partition says nothing.
+    fn bury(&self, entry: &Entry) -> Pending<()>;
+
+    /// Whether an event may leave this pod now: nobody can have taken it for dead.
+    fn holds_lease(&self) -> bool;
+
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
 }

@@ -17,7 +17,7 @@ use crate::broker::redis::Address;
 use crate::broker::redis::tls::{Flaw, Identity, Tls};
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
-use crate::config::{Drain, Settings, Source, bounded, keys, wire};
+use crate::config::{Drain, Settings, Source, bounded, keys, webhooks, wire};
 use crate::gateway;
 use crate::hub;
 use crate::proto::paths::{Configured, Invalid, OnGap, Origins, Paths, Pattern, Slow};
@@ -74,6 +74,7 @@ pub fn settings(
         },
         broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
+        webhook: webhooks::config(&wire.webhook, limits.frame_bytes_max.0, source)?,
         paths: paths(&wire)?,
         log: log(&wire.log)?,
         drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
@@ -358,6 +359,7 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 flush_interval: flush_interval(wire, written, &at)?,
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
                 stream: stream(wire, written, &at)?,
+                webhook: webhooks::webhook(written, &at.key("backend"))?,
             })
             .map_err(invalid)?;
     }

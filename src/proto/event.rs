@@ -83,13 +83,18 @@ pub enum Event<'a> {
 /// The event's id: `<session>-<seq>`, for the last one `<session>-end`, which whoever tells it can
 /// know without having counted.
 pub fn id(head: &Head<'_>, event: &Event<'_>) -> String {
+    id_of(head.session, head.seq, kind(event))
+}
+
+/// The same, of an event that is not at hand.
+pub fn id_of(session: &SessionId, seq: u64, kind: Kind) -> String {
     let mut id = String::with_capacity(64);
-    id.push_str(head.session.text().as_str());
-    match event {
-        Event::Disconnect { .. } => id.push_str("-end"),
-        _ => {
+    id.push_str(session.text().as_str());
+    match kind {
+        Kind::Disconnect => id.push_str("-end"),
+        Kind::Connect | Kind::Message => {
             id.push('-');
-            push_number(&mut id, head.seq);
+            push_number(&mut id, seq);
         }
     }
     id
@@ -179,7 +184,7 @@ fn members(head: &Head<'_>, event: &Event<'_>, member: &mut dyn FnMut(&'static s
 }
 
 /// RFC 3339, in UTC, with milliseconds.
-fn time(time_ms: u64) -> String {
+pub fn time(time_ms: u64) -> String {
     let nanoseconds = i128::from(time_ms.min(TIME_MS_MAX)) * 1_000_000;
     let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
         .expect("no later than the year 9999, no earlier than 1970");

@@ -5,6 +5,7 @@
 //! random number) is handed to it.
 
 pub mod ask;
+pub mod backoff;
 pub mod close;
 pub mod deflate;
 pub mod deflater;
@@ -29,4 +30,5 @@ pub mod spelling;
 pub mod stream;
 pub mod telling;
 pub mod traceparent;
+pub mod webhook;
 pub mod wire;

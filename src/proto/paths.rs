@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::proto::path;
 use crate::proto::path::Path;
+use crate::proto::webhook::Webhook;
 
 /// One configured path with its settings (docs/configuration.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Configured {
     pub concrete_paths_max: usize,
     /// Whether events are appended to streams.
     pub stream: bool,
+    /// Where events are posted to.
+    pub webhook: Option<Webhook>,
 }
 
 /// What becomes of a session when it may have missed broadcasts: the way to all pods broke, or its
@@ -225,6 +228,7 @@ impl Configured {
             flush_interval: None,
             concrete_paths_max: 10_000,
             stream: false,
+            webhook: None,
         }
     }
 }

@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
+use crate::backend::webhook::lanes::Whose;
+use crate::backend::webhook::{self, Webhooks};
 use crate::clock::unix_ms;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
@@ -34,6 +36,7 @@ pub struct Departure {
 pub struct Ears {
     events: Arc<Sse>,
     stream: Arc<Stream>,
+    webhooks: Arc<Webhooks>,
     /// Into how many streams the events of a path are parted.
     stream_partitions: u32,
     /// Bounded by the number of sessions: each departs once.
@@ -44,10 +47,11 @@ impl Ears {
     pub fn new(
         events: Arc<Sse>,
         stream: Arc<Stream>,
+        webhooks: Arc<Webhooks>,
         stream_partitions: u32,
     ) -> (Ears, mpsc::UnboundedReceiver<Departure>) {
         let (departures, receiver) = mpsc::unbounded_channel();
-        (Ears { events, stream, stream_partitions, departures }, receiver)
+        (Ears { events, stream, webhooks, stream_partitions, departures }, receiver)
     }
 
     fn offer(&self, who: &Who<'_>, traceparent: Option<&Traceparent>, event: &Event<'_>) {
@@ -78,6 +82,24 @@ impl Ears {
         }
     }
 
+    fn tell_webhook_of_end(&self, who: &Who<'_>, end: Option<(&Close, Cause)>) {
+        let whose = whose(who);
+        let told = |seq, close: &Close, cause| {
+            let head = webhook::head(&whose, seq, unix_ms());
+            webhook::told(&head, &Event::Disconnect { close, cause })
+        };
+        match end {
+            // It is over: nothing is left to be held.
+            Some((close, cause)) => {
+                let _ = self.webhooks.lanes.push(&whose, told(who.seq, close, cause));
+            }
+            None => self.webhooks.lanes.end_unopened(&who.id, || {
+                // Its connect, which the hub does not know of, was its first event.
+                told(who.seq.max(1), &Close::new(Close::NO_FRAME, ""), Cause::Network)
+            }),
+        }
+    }
+
     fn is_wanted(&self, who: &Who<'_>) -> bool {
         who.configured.stream || self.is_heard(who)
     }
@@ -89,12 +111,15 @@ impl Ears {
 
 impl Inbound for Ears {
     fn opened(&self, who: Who<'_>, remote: Option<SocketAddr>, greeting: &Greeting) {
+        if who.configured.webhook.is_some() {
+            self.webhooks.lanes.opened(&who.id);
+        }
         if self.is_wanted(&who) {
             let remote = remote.map(|remote| remote.to_string()).unwrap_or_default();
             let event = Event::Connect {
                 remote: &remote,
                 subprotocol: greeting.subprotocol.as_deref(),
-                user: None,
+                user: greeting.user.as_deref(),
                 origin: greeting.origin.as_deref(),
                 query: greeting.query.as_deref(),
             };
@@ -107,7 +132,10 @@ impl Inbound for Ears {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
             self.offer(&who, None, &Event::Message { msg: &msg });
         }
-        0
+        if who.configured.webhook.is_none() {
+            return 0;
+        }
+        u8::from(self.webhooks.message(&whose(&who), who.seq, unix_ms(), kind, data))
     }
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
@@ -115,6 +143,9 @@ impl Inbound for Ears {
             && self.is_wanted(&who)
         {
             self.offer(&who, None, &Event::Disconnect { close, cause });
+        }
+        if who.configured.webhook.is_some() {
+            self.tell_webhook_of_end(&who, end);
         }
         let departure = Departure {
             path: who.path.clone(),
@@ -124,4 +155,8 @@ impl Inbound for Ears {
         // Nobody keeps books any more when the pod has ended.
         let _ = self.departures.send(departure);
     }
+}
+
+fn whose(who: &Who<'_>) -> Whose {
+    Whose { session: who.id, path: who.path.clone(), configured: who.configured.clone() }
 }

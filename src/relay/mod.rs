@@ -12,6 +12,7 @@ pub mod listing;
 pub mod local;
 pub mod streams;
 pub mod taps;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::Sse;
+use crate::backend::webhook::Webhooks;
 use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
 use crate::proto::close::{Cause, Close};
@@ -102,6 +105,7 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     pub presence: Arc<Presence>,
     pub events: Arc<Sse>,
+    pub webhooks: Arc<Webhooks>,
     /// Of other pods, to this one's listeners.
     pub hearsay: Arc<Hearsay>,
     /// Of this pod, to other pods' listeners.
@@ -110,6 +114,7 @@ pub struct Parts {
     pub paths: Arc<ArcSwap<Paths>>,
     /// Cancelled when the pod begins to leave.
     pub leaving: CancellationToken,
+    pub lifecycle: Lifecycle,
 }
 
 pub struct Relay {
@@ -118,17 +123,44 @@ pub struct Relay {
     hub: Arc<Hub>,
     presence: Arc<Presence>,
     events: Arc<Sse>,
+    webhooks: Arc<Webhooks>,
     hearsay: Arc<Hearsay>,
     taps: Arc<Taps>,
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
+    lifecycle: Lifecycle,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
-        let Parts { broker, hub, presence, events, hearsay, taps, metrics, paths, leaving } = parts;
-        Relay { config, broker, hub, presence, events, hearsay, taps, metrics, paths, leaving }
+        let Parts {
+            broker,
+            hub,
+            presence,
+            events,
+            webhooks,
+            hearsay,
+            taps,
+            metrics,
+            paths,
+            leaving,
+            lifecycle,
+        } = parts;
+        Relay {
+            config,
+            broker,
+            hub,
+            presence,
+            events,
+            webhooks,
+            hearsay,
+            taps,
+            metrics,
+            paths,
+            leaving,
+            lifecycle,
+        }
     }
 
     /// The configured paths, as of now.
