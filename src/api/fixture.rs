@@ -20,6 +20,7 @@ use crate::api::router::{calls, router};
 use crate::api::{Config, Key, Scope, State, openapi};
 use crate::backend::sse::Sse;
 use crate::backend::stream::Stream;
+use crate::backend::webhook::{self, Webhooks};
 use crate::broker::memory::Memory;
 use crate::broker::tenures::Tenures;
 use crate::hub;
@@ -242,7 +243,20 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let events = Arc::new(Sse::start(lifecycle, metrics.clone()));
     let (stream, _) = Stream::new(1_000, metrics.clone());
     let stream = Arc::new(stream);
-    let (ears, _) = Ears::new(events.clone(), stream.clone(), 1);
+    let webhooks = webhook::Config {
+        secrets: Vec::new(),
+        timeout: Duration::from_secs(10),
+        connect_limit: Duration::from_secs(5),
+        in_flight: 1,
+        connects_in_flight: 1,
+        disconnects_in_flight: 1,
+        validate: false,
+        origin: "pathcast".to_owned(),
+        answer_bytes_max: MIB,
+    };
+    let (webhooks, _) = Webhooks::new(webhooks, 1, metrics.clone(), lifecycle.clone());
+    let webhooks = Arc::new(webhooks);
+    let (ears, _) = Ears::new(events.clone(), stream.clone(), webhooks.clone(), 1);
     let ears: Arc<dyn Inbound> = Arc::new(ears);
     let hub = Arc::new(Hub::start(pod, config, metrics, &ears).expect("a shard"));
     let presence = Arc::new(Presence::new(hub.shards()));
@@ -269,12 +283,14 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         hub,
         presence,
         events,
+        webhooks,
         hearsay,
         taps,
         upstreams,
         metrics: metrics.clone(),
         paths,
         leaving: lifecycle.draining().clone(),
+        lifecycle: lifecycle.clone(),
     };
     let config = relay::Config {
         frame_bytes_max: MIB,

@@ -6,3 +6,4 @@ pub mod parts;
 pub mod ring;
 pub mod sse;
 pub mod stream;
+pub mod webhook;

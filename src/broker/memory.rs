@@ -114,6 +114,14 @@ impl<R: Receiver> Broker for Memory<R> {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn bury(&self, _entry: &Entry) -> Pending<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn holds_lease(&self) -> bool {
+        true
+    }
+
     fn outage(&self) -> Outage {
         Outage::None
     }

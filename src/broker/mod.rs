@@ -101,6 +101,13 @@ pub trait Broker: Send + Sync {
     /// taken it and it is owed no more.
     fn adopt(&self, id: SessionId, owed: u8) -> Pending<()>;
 
+    /// Keeps an event that a backend will not get any more, where somebody can find it, if there is such
+    /// a place. Its fields tell all; its partition says nothing.
+    fn bury(&self, entry: &Entry) -> Pending<()>;
+
+    /// Whether an event may leave this pod now: nobody can have taken it for dead.
+    fn holds_lease(&self) -> bool;
+
     /// Whether it carries messages at all.
     fn outage(&self) -> Outage;
 }

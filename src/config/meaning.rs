@@ -17,7 +17,7 @@ use crate::broker::redis::Address;
 use crate::broker::redis::tls::{Flaw, Identity, Tls};
 use crate::config::fault::{At, Fault};
 use crate::config::schema::nearest;
-use crate::config::{Drain, Settings, Source, bounded, keys, upstreams, wire};
+use crate::config::{Drain, Settings, Source, bounded, keys, upstreams, webhooks, wire};
 use crate::gateway;
 use crate::hub;
 use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
@@ -75,6 +75,7 @@ pub fn settings(
         },
         broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
+        webhook: webhooks::config(&wire.webhook, limits.frame_bytes_max.0, source)?,
         stream_backlog_max: wire.broker.stream_backlog_max,
         upstreams: upstreams::upstreams(&wire, &paths)?,
         paths,
@@ -361,6 +362,7 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
                 stream: stream(wire, written, &at)?,
                 on_full: on_full(written, &at)?,
+                webhook: webhooks::webhook(written, &at.key("backend"))?,
             })
             .map_err(invalid)?;
     }

@@ -3,7 +3,7 @@
 //! The way of a setting: the file is parsed and every value's place kept (`document`), variables
 //! are laid over it (`variables`), keys, types and ranges are held against the schema
 //! (`schema`), the text becomes the wire structs (`wire`, `unit`), and these get their
-//! meaning (`meaning`, `keys`). Whatever goes wrong on the way is told once, at its place
+//! meaning (`meaning`, `keys`, `webhooks`). Whatever goes wrong on the way is told once, at its place
 //! (`fault`), without secrets (`excerpt`). Nothing of the wire gets out: the parts see their own types only.
 
 mod document;
@@ -15,12 +15,14 @@ mod schema;
 mod unit;
 mod upstreams;
 mod variables;
+mod webhooks;
 mod wire;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api;
+use crate::backend::webhook;
 use crate::broker;
 use crate::config::document::Document;
 use crate::config::fault::{Fault, Step};
@@ -49,6 +51,7 @@ pub struct Settings {
     pub relay: relay::Config,
     /// `None`: the memory broker.
     pub broker: Option<broker::redis::Config>,
+    pub webhook: webhook::Config,
     /// Into how many streams the events of one path are parted.
     pub stream_partitions: u32,
     /// How many entries of one stream may be unread before it counts as full.
@@ -168,6 +171,11 @@ impl Settings {
         for key in &mut wire.api.key {
             if let Some(sha256) = &mut key.sha256 {
                 *sha256 = "…hidden…".into();
+            }
+        }
+        for secret in &mut wire.webhook.secret {
+            if let Some(key) = &mut secret.key {
+                *key = "…hidden…".into();
             }
         }
         if let Some((scheme, address)) = wire

@@ -12,7 +12,7 @@ use crate::config::wire::Wire;
 use crate::proto::spelling::distance;
 
 /// Sections, and keys of a path, that the plans have and this version has not.
-const LATER: &[&str] = &["webhook", "auth"];
+const LATER: &[&str] = &["auth"];
 
 /// What a value has to be, as far as its schema says.
 pub struct Schema(Json);

@@ -10,6 +10,8 @@ use crate::trace::Format;
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 /// The complete example of the documentation, with files that exist where it names secrets.
 fn example() -> (String, tempfile::TempDir) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
@@ -17,6 +19,8 @@ fn example() -> (String, tempfile::TempDir) {
     let example = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
     let (dir, secrets) = (certificates(), "/run/secrets");
     std::fs::write(dir.path().join("backend"), "fedcba9876543210\n").expect("a writable file");
+    std::fs::write(dir.path().join("webhook"), format!("{WEBHOOK_SECRET}\n"))
+        .expect("a writable file");
     let example = example.expect("there is an example");
     (example.replace(secrets, &dir.path().display().to_string()), dir)
 }
@@ -319,9 +323,6 @@ fn streams_need_a_redis_and_no_echo() {
     bad_path(&format!("echo = true\n{stream}"), &["f.toml:4:11: a path with `echo`"]);
     bad_path("backend = true", &["f.toml:3:11: expected a table"]);
     bad_path("backend = { streem = true }", &["f.toml:3:13: ", "did you mean `stream`?"]);
-    let later = "`webhook` comes with a later version";
-    bad_path("backend = { webhook = \"http://x\" }", &["f.toml:3:13: ", later]);
-    bad_path("[path.backend]\nwebhook = \"http://x\"", &["f.toml:4:1: ", later]);
     let url = "[broker]\nurl = \"redis://localhost\"\n";
     good(&format!("{url}{WS}{stream}"), &[]);
     good(&format!("{WS}backend = {{ stream = false }}"), &[]);
@@ -329,6 +330,59 @@ fn streams_need_a_redis_and_no_echo() {
     bad_path(loose, &["f.toml:3:23: `on_full` speaks of a stream", "add `stream = true`"]);
     let mistyped = "backend = { stream = true, on_full = \"drop-oldest\" }";
     bad(&format!("{url}{WS}{mistyped}"), &["f.toml:5:", "mean \"drop_oldest\"?"]);
+}
+
+#[test]
+fn a_webhook_is_a_url_that_hides_nothing() {
+    let webhook = |url: &str| format!("backend = {{ webhook = \"{url}\" }}");
+    good(&format!("{WS}{}", webhook("https://api.internal/ws?a=b")), &[]);
+    bad_path(&webhook("ftp://x/"), &["f.toml:3:23: webhooks are called over http", "as in"]);
+    bad_path(&webhook("api.internal"), &["f.toml:3:23: this is not a URL", "as in \"http://"]);
+    bad_path(&webhook("http://x/#y"), &["f.toml:3:23: a fragment is never sent"]);
+    let error = settings(&format!("{WS}{}", webhook("http://u:hunter2@x/")), &[]);
+    let error = error.map(|settings| settings.to_toml()).expect_err("it holds a password");
+    assert!(error.contains("no password") && !error.contains("hunter2"), "{error}");
+    bad_path(&format!("echo = true\n{}", webhook("http://x/")), &["f.toml:4:11: a path with"]);
+    bad_path(
+        "backend = { webhook = \"http://x/\", on_error = \"give_up\" }",
+        &["f.toml:3:", "one of \"retry\", \"drop\", \"close\""],
+    );
+}
+
+#[test]
+fn secrets_of_webhooks_are_told_once_and_never_shown() {
+    let with = |lines: &str| format!("[[webhook.secret]]\n{lines}\n{WS}");
+    let key = format!("key = \"{WEBHOOK_SECRET}\"");
+    let settings = good(&with(&key), &[]);
+    assert_eq!(settings.webhook.secrets.len(), 1);
+    for shown in [settings.to_toml(), settings.to_json(), format!("{:?}", settings.webhook)] {
+        assert!(!shown.contains("MfKQ"), "{shown}");
+    }
+    let env = [("HOOK", WEBHOOK_SECRET)];
+    assert_eq!(good(&with("key_env = \"HOOK\""), &env).webhook.secrets.len(), 1);
+    let one = "exactly one of key, key_file and key_env";
+    bad(&with(""), &["f.toml:1:1: a secret is empty", one]);
+    bad(&with(&format!("{key}\nkey_env = \"HOOK\"")), &["f.toml:1:1: a secret is told twice", one]);
+    bad(&with("key_env = \"HOOK\""), &["f.toml:2:11: there is no such environment variable"]);
+    bad(
+        &with("key_file = \"/no/such\""),
+        &["f.toml:2:12: the secret cannot be read from /no/such"],
+    );
+    for (secret, what) in
+        [("hunter2", "begins with \"whsec_\""), ("whsec_aHVudGVyMg==", "this one has 7")]
+    {
+        let error = settings_error(&with(&format!("key = \"{secret}\"")));
+        assert!(error.contains(what) && error.contains("openssl rand"), "{error}");
+        assert!(!error.contains(secret), "{error}");
+    }
+    bad_section("[webhook]\norigin = \"a b\"", &["f.toml:2:10: \"a b\" is not the name of a host"]);
+    bad_section("[webhook]\nin_flight = 0", &["f.toml:2:13: 0 is not"]);
+    bad_section("[webhook]\ntimeout = \"0s\"", &["f.toml:2:11: "]);
+}
+
+#[track_caller]
+fn settings_error(text: &str) -> String {
+    settings(text, &[]).map(|settings| settings.to_toml()).expect_err(text)
 }
 
 #[test]
@@ -596,7 +650,7 @@ fn what_is_printed_loads_as_the_same_settings() {
 fn the_example_of_the_documentation_is_good() {
     let (text, _key) = example();
     let settings = good(&text, &[("METRICS_KEY", "a-key-of-16-bytes")]);
-    assert_eq!((settings.api.keys.len(), settings.paths.iter().count()), (3, 3));
+    assert_eq!((settings.api.keys.len(), settings.paths.iter().count()), (3, 4));
     bad(&text, &["f.toml:", "key_env = \"METRICS_KEY\"", "no such environment variable"]);
     let shown = settings.to_toml();
     assert!(shown.contains("X-Api-Key: …hidden…") && shown.contains("stream?…hidden…"), "{shown}");

@@ -22,6 +22,7 @@ pub struct Wire {
     pub clients: Clients,
     pub api: Api,
     pub broker: Broker,
+    pub webhook: Webhook,
     pub limits: Limits,
     pub hub: Hub,
     pub log: Log,
@@ -146,6 +147,51 @@ pub struct Broker {
     /// full.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub stream_backlog_max: u64,
+}
+
+/// The webhooks that paths name: how they are signed, and how patient pathcast is with them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhook {
+    /// How long one request may take, from its first byte to the last one of the answer.
+    pub timeout: Period,
+    /// How long a client waits for the answer to its connect; without one it is refused with 503.
+    pub connect_limit: Period,
+    /// Requests for messages that are under way at once, to one URL.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub in_flight: usize,
+    /// The same for connects.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub connects_in_flight: usize,
+    /// The same for disconnects.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub disconnects_in_flight: usize,
+    /// Whether each URL is asked by OPTIONS whether it wants events before it gets any.
+    pub validate: bool,
+    /// In whose name it is asked.
+    pub origin: String,
+    /// What requests are signed with; every one of them signs. Without any they are not signed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secret: Vec<Secret>,
+}
+
+/// What requests to webhooks are signed with. Exactly one of key, key_file and key_env says it: "whsec_"
+/// and 24 to 64 bytes in base64.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secret {
+    /// The secret itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub key: Option<String>,
+    /// A file that holds the secret; white space around it does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub key_file: Option<PathBuf>,
+    /// An environment variable that holds the secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub key_env: Option<String>,
 }
 
 /// What may be how large, how many, how slow.
@@ -287,6 +333,37 @@ pub struct Backend {
     /// the clients that send them are not read until there is room, or the oldest are dropped.
     #[serde(default)]
     pub on_full: OnFull,
+    /// The URL that every event is posted to, http or https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub webhook: Option<String>,
+    /// What becomes of an event that the webhook does not take: it is posted until it does, or after
+    /// retry_for it is given up, or its session is closed as well.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// What becomes of a client whose connect the webhook does not answer.
+    #[serde(default)]
+    pub on_connect_error: OnConnectError,
+    /// How long an event is posted again before it is given up, unless on_error is "retry".
+    #[serde(default = "one_minute")]
+    pub retry_for: Period,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    #[default]
+    Retry,
+    Drop,
+    Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConnectError {
+    #[default]
+    Refuse,
+    Accept,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -408,6 +485,21 @@ impl Default for Broker {
     }
 }
 
+impl Default for Webhook {
+    fn default() -> Webhook {
+        Webhook {
+            timeout: seconds(10),
+            connect_limit: seconds(5),
+            in_flight: 64,
+            connects_in_flight: 32,
+            disconnects_in_flight: 32,
+            validate: false,
+            origin: "pathcast".into(),
+            secret: Vec::new(),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -463,6 +555,10 @@ fn four_mebibytes() -> Size {
 
 fn thirty_seconds() -> Interval {
     Interval(Some(Duration::from_secs(30)))
+}
+
+fn one_minute() -> Period {
+    seconds(60)
 }
 
 fn never() -> Threshold {

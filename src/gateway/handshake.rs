@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fastwebsockets::upgrade::is_upgrade_request;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Version};
 
 use crate::hub::command::Greeting;
@@ -28,10 +28,12 @@ pub struct Wanted {
     /// On deflated messages, where the path has them.
     pub agreement: Option<Agreement>,
     pub greeting: Greeting,
+    /// The subprotocols that it offers.
+    pub offered: Vec<String>,
 }
 
 /// Why it is turned away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     Malformed(&'static str),
     Origin,
@@ -42,10 +44,18 @@ pub enum Refusal {
     TooOften,
     /// Not now; tells why.
     Unavailable(&'static str),
+    /// Its backend does not want it.
+    Vetoed {
+        status: StatusCode,
+        line: String,
+        retry_after: Option<HeaderValue>,
+    },
+    /// Its backend does not say.
+    Unanswered,
 }
 
 impl Refusal {
-    pub fn status(self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
             Refusal::Origin => StatusCode::FORBIDDEN,
@@ -53,14 +63,17 @@ impl Refusal {
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NotAnUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::TooOften => StatusCode::TOO_MANY_REQUESTS,
-            Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Unavailable(_) | Refusal::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Vetoed { status, .. } => *status,
         }
     }
 
     /// One line for whoever reads the answer.
-    pub fn line(self) -> &'static str {
+    pub fn line(&self) -> &str {
         match self {
             Refusal::Malformed(line) | Refusal::Unavailable(line) => line,
+            Refusal::Vetoed { line, .. } => line,
+            Refusal::Unanswered => "the backend of this path does not answer; try again",
             Refusal::Origin => "pages of this origin may not connect here",
             Refusal::UnknownPath => "no such path",
             Refusal::Method => "a WebSocket is opened with GET",
@@ -71,7 +84,7 @@ impl Refusal {
     }
 
     /// The value of the metrics' label `result`.
-    pub fn result(self) -> &'static str {
+    pub fn result(&self) -> &'static str {
         match self {
             Refusal::Malformed(_) => "malformed",
             Refusal::Origin => "origin",
@@ -81,6 +94,8 @@ impl Refusal {
             Refusal::Version => "version",
             Refusal::TooOften => "rate",
             Refusal::Unavailable(_) => "unavailable",
+            Refusal::Vetoed { .. } => "vetoed",
+            Refusal::Unanswered => "backend",
         }
     }
 }
@@ -126,7 +141,8 @@ pub fn read<B>(request: &Request<B>, paths: &Paths, origins: &Origins) -> Result
         ..Greeting::default()
     };
     let agreement = configured.compress_from_bytes.and_then(|_| agreement(headers));
-    Ok(Wanted { path, configured: configured.clone(), agreement, greeting })
+    let offered = offered(headers).map(str::to_owned).collect();
+    Ok(Wanted { path, configured: configured.clone(), agreement, greeting, offered })
 }
 
 /// What is not even text is no offer.
@@ -172,9 +188,14 @@ fn without_port(authority: &str) -> &str {
 
 /// The first one offered that is configured.
 fn subprotocol(headers: &HeaderMap, configured: &[String]) -> Option<String> {
+    offered(headers).find_map(|offer| configured.iter().find(|one| *one == offer).cloned())
+}
+
+/// The names that are offered, in their order.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    let mut offered = offers.filter_map(|value| value.to_str().ok()).flat_map(|one| one.split(','));
-    offered.find_map(|offer| configured.iter().find(|one| *one == offer.trim()).cloned())
+    let offered = offers.filter_map(|value| value.to_str().ok()).flat_map(|one| one.split(','));
+    offered.map(str::trim)
 }
 
 /// One that is there once and good; any other is as none.

@@ -36,6 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::backend::webhook::lanes::Whose;
 use crate::gateway::encrypted::Encrypted;
 use crate::gateway::handshake::{Refusal, Wanted};
 use crate::gateway::tls::Certificate;
@@ -48,6 +49,7 @@ use crate::proto::pacing::Bucket;
 use crate::proto::paths::Origins;
 use crate::relay::Relay;
 use crate::relay::attachment::{Attachment, Unattached};
+use crate::relay::webhooks::Turned;
 
 /// Room for the head of one handshake: cookies and tokens of a browser fit, a flood does not.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -160,7 +162,7 @@ impl Gateway {
         turn: OwnedSemaphorePermit,
     ) {
         let limit = self.config.handshake_timeout;
-        let mut handshake = pin!(self.handshake(stream));
+        let mut handshake = pin!(self.handshake(stream, remote));
         let mut outcome = tokio::time::timeout(limit.min(TURN), &mut handshake).await;
         drop(turn);
         if outcome.is_err() {
@@ -179,28 +181,33 @@ impl Gateway {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> io::Result<()> {
+    async fn handshake(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<()> {
         prepare(&stream)?;
         match &self.certificate {
-            None => self.upgrade(stream, plain).await,
+            None => self.upgrade(stream, remote, plain).await,
             Some(certificate) => {
                 let stream = Encrypted::accept(stream, certificate.config()).await?;
-                self.upgrade(stream, Encrypted::into_socket).await
+                self.upgrade(stream, remote, Encrypted::into_socket).await
             }
         }
     }
 
     /// Answers one request; on a 101, hands the stream's socket to its shard.
-    async fn upgrade<S>(&self, stream: S, raw: fn(S) -> io::Result<Socket>) -> io::Result<()>
+    async fn upgrade<S>(
+        &self,
+        stream: S,
+        remote: SocketAddr,
+        raw: fn(S) -> io::Result<Socket>,
+    ) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let upgraded = Mutex::new(None);
         let service = service_fn(|request| async {
-            let answer = self.answer(request).await;
+            let answer = self.answer(request, remote).await;
             let (response, session) = answer.unwrap_or_else(|refusal| {
                 self.metrics.handshake(refusal.result());
-                (refused(refusal), None)
+                (refused(&refusal), None)
             });
             *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = session;
             Ok::<_, Infallible>(response)
@@ -230,9 +237,10 @@ impl Gateway {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
+        remote: SocketAddr,
     ) -> Result<(Response<Full<Bytes>>, Option<Session>), Refusal> {
         let paths = self.relay.paths();
-        let Wanted { path, configured, agreement, greeting } =
+        let Wanted { path, configured, agreement, mut greeting, offered } =
             handshake::read(&request, &paths, &self.config.origins)?;
         if let Some(pace) = &self.pace {
             let now_ms = millis(self.started.elapsed());
@@ -253,6 +261,14 @@ impl Gateway {
                 Refusal::Unavailable("this server cannot reach its broker; try again")
             }
         })?;
+        let session = attachment.id();
+        let introduced = self.relay.introduce(
+            Whose { session, path, configured },
+            remote,
+            &mut greeting,
+            &offered,
+        );
+        introduced.await.map_err(turned_away)?;
         let (response, upgrade) = upgrade(&mut request)
             .map_err(|_| Refusal::Malformed("the handshake cannot be answered"))?;
         let mut response = response.map(|_| Full::default());
@@ -276,7 +292,18 @@ struct Session {
     greeting: Greeting,
 }
 
-fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+fn turned_away(turned: Turned) -> Refusal {
+    match turned {
+        Turned::Away { status, line, retry_after } => Refusal::Vetoed {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN),
+            line,
+            retry_after: retry_after.and_then(|text| HeaderValue::from_str(&text).ok()),
+        },
+        Turned::Unanswered => Refusal::Unanswered,
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{}\n", refusal.line())));
     *response.status_mut() = refusal.status();
     let headers = response.headers_mut();
@@ -295,6 +322,9 @@ fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         _ => {}
+    }
+    if let Refusal::Vetoed { retry_after: Some(retry_after), .. } = refusal {
+        headers.insert(header::RETRY_AFTER, retry_after.clone());
     }
     response
 }

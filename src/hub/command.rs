@@ -53,6 +53,12 @@ pub enum Command {
     Abandon {
         id: SessionId,
     },
+    /// End it; nobody waits for an answer.
+    End {
+        id: SessionId,
+        close: Close,
+        cause: Cause,
+    },
     LookUp {
         id: SessionId,
         grant: Grant,
@@ -98,6 +104,8 @@ pub struct Frames {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Greeting {
     pub subprotocol: Option<String>,
+    /// Who it is, by its backend's word.
+    pub user: Option<String>,
     pub origin: Option<String>,
     pub query: Option<String>,
     pub traceparent: Option<Traceparent>,

@@ -38,6 +38,7 @@ use crate::hub::sessions::Sessions;
 use crate::hub::shard::Shard;
 use crate::hub::socket::Socket;
 use crate::metrics::Metrics;
+use crate::proto::close::{Cause, Close};
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
 use crate::proto::session_id::{PodId, SessionId};
@@ -206,6 +207,12 @@ impl Hub {
     pub fn read_on(&self, id: SessionId) {
         // Without bytes, so it always fits.
         let _ = self.tell(&id, Command::ReadOn { id });
+    }
+
+    /// Ends a session, if it has not ended.
+    pub fn end(&self, id: SessionId, close: Close, cause: Cause) {
+        // Without bytes, so it always fits.
+        let _ = self.tell(&id, Command::End { id, close, cause });
     }
 
     /// A reserved session that gets no socket.

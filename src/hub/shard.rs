@@ -212,6 +212,12 @@ impl Shard {
                     }
                 }
             }
+            Command::End { id, close, cause } => {
+                if let Some(slot) = self.sessions.find(&id.random) {
+                    let farewell = Part::Farewell(close, cause);
+                    self.rooms.unicast(&mut self.sessions, slot, farewell, None);
+                }
+            }
             Command::List { filter, after, limit, grant, reply } => {
                 let _ = reply.send(self.list(filter.as_deref(), after, limit, &grant));
             }

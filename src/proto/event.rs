@@ -115,20 +115,21 @@ pub enum Event<'a> {
 /// know without having counted. Of an upstream always `<upstream>-<pod>-<seq>`, since connections
 /// come and go there.
 pub fn id<'a>(about: impl Into<About<'a>>, event: &Event<'_>) -> String {
+    match about.into() {
+        About::Session(head) => id_of(head.session, head.seq, kind(event)),
+        About::Upstream(Feed { upstream, pod, seq, .. }) => format!("{upstream}-{pod}-{seq}"),
+    }
+}
+
+/// The same, of a session's event that is not at hand.
+pub fn id_of(session: &SessionId, seq: u64, kind: Kind) -> String {
     let mut id = String::with_capacity(64);
-    let head = match about.into() {
-        About::Session(head) => head,
-        About::Upstream(Feed { upstream, pod, seq, .. }) => {
-            write!(id, "{upstream}-{pod}-{seq}").expect("a String takes everything");
-            return id;
-        }
-    };
-    id.push_str(head.session.text().as_str());
-    match event {
-        Event::Disconnect { .. } => id.push_str("-end"),
-        _ => {
+    id.push_str(session.text().as_str());
+    match kind {
+        Kind::Disconnect => id.push_str("-end"),
+        Kind::Connect | Kind::Message => {
             id.push('-');
-            push_number(&mut id, head.seq);
+            push_number(&mut id, seq);
         }
     }
     id
@@ -232,7 +233,7 @@ fn members(about: About<'_>, event: &Event<'_>, member: &mut dyn FnMut(&'static 
 }
 
 /// RFC 3339, in UTC, with milliseconds.
-fn time(time_ms: u64) -> String {
+pub fn time(time_ms: u64) -> String {
     let nanoseconds = i128::from(time_ms.min(TIME_MS_MAX)) * 1_000_000;
     let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
         .expect("no later than the year 9999, no earlier than 1970");

@@ -5,6 +5,7 @@
 //! random number) is handed to it.
 
 pub mod ask;
+pub mod backoff;
 pub mod close;
 pub mod deflate;
 pub mod deflater;
@@ -32,4 +33,5 @@ pub mod telling;
 pub mod tenure;
 pub mod traceparent;
 pub mod upstream;
+pub mod webhook;
 pub mod wire;

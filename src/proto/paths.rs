@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::proto::path;
 use crate::proto::path::Path;
+use crate::proto::webhook::Webhook;
 
 /// One configured path with its settings (docs/configuration.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Configured {
     pub stream: bool,
     /// What becomes of messages when their stream can take no more.
     pub on_full: OnFull,
+    /// Where events are posted to.
+    pub webhook: Option<Webhook>,
 }
 
 /// What becomes of a session when it may have missed broadcasts: the way to all pods broke, or its
@@ -238,12 +241,13 @@ impl Configured {
             concrete_paths_max: 10_000,
             stream: false,
             on_full: OnFull::Backpressure,
+            webhook: None,
         }
     }
 
     /// How many backends its events are offered to. Whoever only listens is none.
     pub fn backends(&self) -> u8 {
-        u8::from(self.stream)
+        u8::from(self.stream) + u8::from(self.webhook.is_some())
     }
 
     /// Whether its events are offered to a backend: then each of its sessions has its place in the

@@ -86,6 +86,11 @@ impl Attachment {
         Ok(attachment)
     }
 
+    /// Of the session that will be.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
     /// The 101 is sent: here is the socket.
     pub fn open(mut self, socket: Socket, greeting: Greeting) {
         self.is_open = true;

@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
+use crate::backend::webhook::lanes::Whose;
+use crate::backend::webhook::{self, Webhooks};
 use crate::clock::unix_ms;
 use crate::hub::command::Greeting;
 use crate::hub::inbound::{Inbound, Who};
@@ -38,6 +40,7 @@ pub struct Departure {
 pub struct Ears {
     events: Arc<Sse>,
     stream: Arc<Stream>,
+    webhooks: Arc<Webhooks>,
     /// Into how many streams the events of a path are parted.
     stream_partitions: u32,
     /// Nothing of this pod's sessions may be told any more.
@@ -54,11 +57,12 @@ impl Ears {
     pub fn new(
         events: Arc<Sse>,
         stream: Arc<Stream>,
+        webhooks: Arc<Webhooks>,
         stream_partitions: u32,
     ) -> (Ears, mpsc::UnboundedReceiver<Departure>) {
         let (departures, receiver) = mpsc::unbounded_channel();
         let is_mute = AtomicBool::new(false);
-        (Ears { events, stream, stream_partitions, is_mute, departures }, receiver)
+        (Ears { events, stream, webhooks, stream_partitions, is_mute, departures }, receiver)
     }
 
     /// From now on nothing is told: another pod has told the ends of this one's sessions.
@@ -70,7 +74,12 @@ impl Ears {
     pub fn lost(&self, id: SessionId, path: &Path, configured: &Arc<Configured>) {
         let close = Close::new(Close::NO_FRAME, "");
         let event = Event::Disconnect { close: &close, cause: Cause::PodLost };
-        self.offer(&Who { id, path, configured, seq: LOST_SEQ }, None, &event);
+        let who = Who { id, path, configured, seq: LOST_SEQ };
+        // There is nobody to be held.
+        let _ = self.offer(&who, None, &event);
+        if configured.webhook.is_some() {
+            self.tell_webhook_of_end(&who, Some((&close, Cause::PodLost)));
+        }
     }
 
     /// Answers how many of those who hear it can take no more of that session.
@@ -113,8 +122,30 @@ impl Ears {
         Part { configured, partition: partition(&who.id, self.stream_partitions) }
     }
 
+    fn tell_webhook_of_end(&self, who: &Who<'_>, end: Option<(&Close, Cause)>) {
+        let whose = whose(who);
+        let told = |seq, close: &Close, cause| {
+            let head = webhook::head(&whose, seq, unix_ms());
+            webhook::told(&head, &Event::Disconnect { close, cause })
+        };
+        match end {
+            // It is over: nothing is left to be held.
+            Some((close, cause)) => {
+                let _ = self.webhooks.lanes.push(&whose, told(who.seq, close, cause));
+            }
+            None => self.webhooks.lanes.end_unopened(&who.id, || {
+                // Its connect, which the hub does not know of, was its first event.
+                told(who.seq.max(1), &Close::new(Close::NO_FRAME, ""), Cause::Network)
+            }),
+        }
+    }
+
     fn is_wanted(&self, who: &Who<'_>) -> bool {
-        (who.configured.stream || self.is_heard(who)) && !self.is_mute.load(Ordering::Relaxed)
+        (who.configured.stream || self.is_heard(who)) && !self.is_mute()
+    }
+
+    fn is_mute(&self) -> bool {
+        self.is_mute.load(Ordering::Relaxed)
     }
 
     fn is_heard(&self, who: &Who<'_>) -> bool {
@@ -124,12 +155,15 @@ impl Ears {
 
 impl Inbound for Ears {
     fn opened(&self, who: Who<'_>, remote: Option<SocketAddr>, greeting: &Greeting) {
+        if who.configured.webhook.is_some() {
+            self.webhooks.lanes.opened(&who.id);
+        }
         if self.is_wanted(&who) {
             let remote = remote.map(|remote| remote.to_string()).unwrap_or_default();
             let event = Event::Connect {
                 remote: &remote,
                 subprotocol: greeting.subprotocol.as_deref(),
-                user: None,
+                user: greeting.user.as_deref(),
                 origin: greeting.origin.as_deref(),
                 query: greeting.query.as_deref(),
             };
@@ -139,11 +173,16 @@ impl Inbound for Ears {
     }
 
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8 {
+        let mut holds = 0;
         if self.is_wanted(&who) {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
-            return self.offer(&who, None, &Event::Message { msg: &msg });
+            holds += self.offer(&who, None, &Event::Message { msg: &msg });
         }
-        0
+        if who.configured.webhook.is_some() && !self.is_mute() {
+            let is_held = self.webhooks.message(&whose(&who), who.seq, unix_ms(), kind, data);
+            holds += u8::from(is_held);
+        }
+        holds
     }
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
@@ -156,6 +195,9 @@ impl Inbound for Ears {
             // Nothing more is read of it.
             let _ = self.offer(&who, None, &Event::Disconnect { close, cause });
         }
+        if who.configured.webhook.is_some() && !self.is_mute() {
+            self.tell_webhook_of_end(&who, end);
+        }
         let departure = Departure {
             id: who.id,
             path: who.path.clone(),
@@ -165,4 +207,8 @@ impl Inbound for Ears {
         // Nobody keeps books any more when the pod has ended.
         let _ = self.departures.send(departure);
     }
+}
+
+fn whose(who: &Who<'_>) -> Whose {
+    Whose { session: who.id, path: who.path.clone(), configured: who.configured.clone() }
 }

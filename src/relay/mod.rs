@@ -15,6 +15,7 @@ pub mod orphans;
 pub mod streams;
 pub mod taps;
 pub mod upstreams;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +26,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backend::sse::Sse;
+use crate::backend::webhook::Webhooks;
 use crate::broker::{Broker, Failure, Letter, Outage, Pending, Publication};
 use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
 use crate::proto::close::{Cause, Close};
@@ -107,6 +110,7 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     pub presence: Arc<Presence>,
     pub events: Arc<Sse>,
+    pub webhooks: Arc<Webhooks>,
     /// Of other pods, to this one's listeners.
     pub hearsay: Arc<Hearsay>,
     /// Of this pod, to other pods' listeners.
@@ -116,6 +120,7 @@ pub struct Parts {
     pub paths: Arc<ArcSwap<Paths>>,
     /// Cancelled when the pod begins to leave.
     pub leaving: CancellationToken,
+    pub lifecycle: Lifecycle,
 }
 
 pub struct Relay {
@@ -124,6 +129,7 @@ pub struct Relay {
     hub: Arc<Hub>,
     presence: Arc<Presence>,
     events: Arc<Sse>,
+    webhooks: Arc<Webhooks>,
     hearsay: Arc<Hearsay>,
     taps: Arc<Taps>,
     upstreams: Arc<Upstreams>,
@@ -131,12 +137,13 @@ pub struct Relay {
     paths: Arc<ArcSwap<Paths>>,
     leaving: CancellationToken,
     vacant: Vacant,
+    lifecycle: Lifecycle,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
-        let Parts { broker, hub, presence, events, hearsay, taps, .. } = parts;
-        let Parts { upstreams, metrics, paths, leaving, .. } = parts;
+        let Parts { broker, hub, presence, events, webhooks, hearsay, taps, .. } = parts;
+        let Parts { upstreams, metrics, paths, leaving, lifecycle, .. } = parts;
         let vacant = Vacant::default();
         Relay {
             config,
@@ -144,6 +151,7 @@ impl Relay {
             hub,
             presence,
             events,
+            webhooks,
             hearsay,
             taps,
             upstreams,
@@ -151,6 +159,7 @@ impl Relay {
             paths,
             leaving,
             vacant,
+            lifecycle,
         }
     }
 

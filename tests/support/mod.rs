@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test file compiles its own copy and uses a part of it")]
 
+pub mod backend;
 pub mod brokered;
 pub mod client;
 pub mod events;

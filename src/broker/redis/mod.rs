@@ -63,6 +63,9 @@ use crate::proto::stream::{Backlog, Entry, Fate, Part};
 use crate::proto::telling::{Place, Told, What};
 use crate::proto::traceparent::Traceparent;
 
+/// About how many dead letters of a path are kept: enough to see what went wrong, and for how long.
+const DEAD_LETTERS_MAX: u64 = 10_000;
+
 /// Where a Redis is, and how to enter.
 #[derive(Debug, Clone)]
 pub struct Address(ConnectionInfo);
@@ -281,6 +284,21 @@ impl Broker for Redis {
 
     fn tenures(&self) -> &dyn Tenures {
         &*self.tenures
+    }
+
+    fn bury(&self, entry: &Entry) -> Pending<()> {
+        let mut addition = redis::cmd("XADD");
+        addition.arg(self.inbox.names.dead(&entry.configured));
+        addition.arg("MAXLEN").arg("~").arg(DEAD_LETTERS_MAX).arg("*");
+        for (name, text) in &entry.fields {
+            addition.arg(*name).arg(text);
+        }
+        let sent = self.send_events(vec![addition]);
+        Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
+    }
+
+    fn holds_lease(&self) -> bool {
+        self.inbox.lease.is_held(BootTime::now())
     }
 
     fn outage(&self) -> Outage {

@@ -90,6 +90,11 @@ impl Names {
         std::str::from_utf8(rest).ok()
     }
 
+    /// The stream of a configured path's events that its backend did not take.
+    pub fn dead(&self, configured: &str) -> String {
+        format!("{}:dead:{configured}", self.prefix)
+    }
+
     /// The configured path that a channel is the `events` of.
     pub fn configured<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
         let rest = channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":ev:")?;

@@ -1,0 +1,387 @@
+//! Lanes: the events of a session that wait for its webhook, in their order, one under way at a time.
+//!
+//! A lane exists while its session has something to tell, or waits for its client; at rest there is none.
+//! Whoever works a lane takes its first event, and settles it before the next. What
+//! waits in a lane is bounded: beyond that its session is held, and read on when there is room again, once for
+//! each hold. Lanes stand in as many parts as shards, so that shards do not wait for each other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
+use crate::proto::event::Kind;
+use crate::proto::path::Path;
+use crate::proto::paths::Configured;
+use crate::proto::session_id::SessionId;
+use crate::proto::traceparent::Traceparent;
+
+/// What may wait of one session before it is not read any more; what was read with it is still taken.
+const LANE_BYTES_MAX: usize = 64 << 10;
+const LANE_EVENTS_MAX: usize = 64;
+
+/// What an event costs beside its body, roughly.
+const EVENT_BYTES: usize = 256;
+
+/// An event on its way to a webhook.
+#[derive(Debug)]
+pub struct Event {
+    pub id: String,
+    pub kind: Kind,
+    pub seq: u64,
+    /// When it happened: Unix time in milliseconds.
+    pub time_ms: u64,
+    pub traceparent: Option<Traceparent>,
+    pub content_type: &'static str,
+    pub body: Bytes,
+    /// When it was offered.
+    pub at: Instant,
+}
+
+/// Whose event it is.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    pub session: SessionId,
+    pub path: Path,
+    pub configured: Arc<Configured>,
+}
+
+/// An event that is under way. To be settled.
+#[derive(Debug)]
+pub struct Job {
+    pub whose: Whose,
+    pub event: Event,
+}
+
+pub struct Lanes {
+    parts: Vec<Mutex<HashMap<SessionId, Lane>>>,
+    waiting_bytes: AtomicUsize,
+    waiting_bytes_max: usize,
+    /// Lanes that somebody has to work now. Bounded by their number.
+    ready: mpsc::UnboundedSender<SessionId>,
+    metrics: Arc<Metrics>,
+}
+
+struct Lane {
+    whose: Whose,
+    waiting: VecDeque<Event>,
+    /// Of what waits, and of what is under way.
+    bytes: usize,
+    /// Somebody works it, or its connect is under way.
+    is_busy: bool,
+    /// Its client has not come yet.
+    awaits_client: bool,
+    /// Its session is not read.
+    is_held: bool,
+}
+
+impl Event {
+    /// What it holds while it waits, in bytes.
+    pub fn bytes(&self) -> usize {
+        EVENT_BYTES + self.body.len()
+    }
+}
+
+impl Lanes {
+    /// Lanes, and the sessions whose lanes are to be worked.
+    pub fn new(
+        parts: usize,
+        waiting_bytes_max: usize,
+        metrics: Arc<Metrics>,
+    ) -> (Lanes, mpsc::UnboundedReceiver<SessionId>) {
+        let (ready, receiver) = mpsc::unbounded_channel();
+        let parts = (0..parts.max(1)).map(|_| Mutex::default()).collect();
+        let waiting_bytes = AtomicUsize::new(0);
+        (Lanes { parts, waiting_bytes, waiting_bytes_max, ready, metrics }, receiver)
+    }
+
+    /// Puts an event behind those of its session. Never waits. Whether the session is to be held.
+    #[must_use]
+    pub fn push(&self, whose: &Whose, event: Event) -> bool {
+        let total = self.add(event.bytes());
+        let mut lanes = self.part(&whose.session);
+        let lane = lanes.entry(whose.session).or_insert_with(|| Lane::new(whose.clone()));
+        lane.bytes += event.bytes();
+        let is_message = event.kind == Kind::Message;
+        lane.waiting.push_back(event);
+        let is_full = lane.bytes > LANE_BYTES_MAX
+            || lane.waiting.len() > LANE_EVENTS_MAX
+            || total > self.waiting_bytes_max;
+        let is_news = is_message && is_full && !lane.is_held;
+        lane.is_held |= is_news;
+        self.start(lane);
+        is_news
+    }
+
+    /// The last event of a session that never came. Only if its connect was offered.
+    pub fn end_unopened(&self, session: &SessionId, event: impl FnOnce() -> Event) {
+        let mut lanes = self.part(session);
+        let Some(lane) = lanes.get_mut(session) else { return };
+        let event = event();
+        self.add(event.bytes());
+        lane.bytes += event.bytes();
+        lane.waiting.push_back(event);
+        lane.awaits_client = false;
+        self.start(lane);
+    }
+
+    /// A session's connect is about to be offered; whatever comes waits for `connected` or `forget`.
+    pub fn begin(&self, whose: Whose) {
+        let lane = Lane { is_busy: true, awaits_client: true, ..Lane::new(whose.clone()) };
+        self.part(&whose.session).insert(whose.session, lane);
+    }
+
+    /// The backend may know of the session: it will be told of its end. `first`: the connect, if it is to be
+    /// offered again.
+    pub fn connected(&self, session: &SessionId, first: Option<Event>) {
+        let mut lanes = self.part(session);
+        let Some(lane) = lanes.get_mut(session) else { return };
+        if let Some(event) = first {
+            self.add(event.bytes());
+            lane.bytes += event.bytes();
+            lane.waiting.push_front(event);
+        }
+        lane.is_busy = false;
+        if !lane.waiting.is_empty() {
+            self.start(lane);
+        } else if lane.is_over() {
+            lanes.remove(session);
+        }
+    }
+
+    /// The backend does not know of the session, or does not want it.
+    pub fn forget(&self, session: &SessionId) {
+        if let Some(lane) = self.part(session).remove(session) {
+            self.remove(lane.bytes);
+        }
+    }
+
+    /// The client has come.
+    pub fn opened(&self, session: &SessionId) {
+        let mut lanes = self.part(session);
+        if let Some(lane) = lanes.get_mut(session) {
+            lane.awaits_client = false;
+            if lane.is_over() {
+                lanes.remove(session);
+            }
+        }
+    }
+
+    /// The first event of a lane, for whoever works it; `None`: its work is done.
+    pub fn take(&self, session: &SessionId) -> Option<Job> {
+        let mut lanes = self.part(session);
+        let lane = lanes.get_mut(session)?;
+        if let Some(event) = lane.waiting.pop_front() {
+            return Some(Job { whose: lane.whose.clone(), event });
+        }
+        lane.is_busy = false;
+        if lane.is_over() {
+            lanes.remove(session);
+        }
+        give_back(&mut lanes);
+        None
+    }
+
+    /// The event that was taken is no more. Whether the session is to be read on.
+    #[must_use]
+    pub fn settle(&self, session: &SessionId, bytes: usize) -> bool {
+        let total = self.remove(bytes);
+        let mut lanes = self.part(session);
+        let Some(lane) = lanes.get_mut(session) else { return false };
+        lane.bytes -= bytes;
+        let has_room = lane.bytes <= LANE_BYTES_MAX / 2
+            && lane.waiting.len() <= LANE_EVENTS_MAX / 2
+            && total <= self.waiting_bytes_max;
+        // An empty one is read on whatever waits in others: nobody waits for somebody else's backend.
+        (has_room || lane.waiting.is_empty()) && std::mem::take(&mut lane.is_held)
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        self.waiting_bytes.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether more waits than may: nobody new is let in then.
+    pub fn is_full(&self) -> bool {
+        self.waiting_bytes.load(Ordering::SeqCst) > self.waiting_bytes_max
+    }
+
+    fn start(&self, lane: &mut Lane) {
+        if !std::mem::replace(&mut lane.is_busy, true) {
+            // Nobody works lanes any more when the pod has ended.
+            let _ = self.ready.send(lane.whose.session);
+        }
+    }
+
+    fn add(&self, bytes: usize) -> usize {
+        self.metrics.webhook_waiting_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.waiting_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes
+    }
+
+    fn remove(&self, bytes: usize) -> usize {
+        self.metrics.webhook_waiting_bytes.sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes
+    }
+
+    fn part(&self, session: &SessionId) -> MutexGuard<'_, HashMap<SessionId, Lane>> {
+        let part = usize::from(session.shard) % self.parts.len();
+        // Each change is whole before anything that could panic.
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    fn new(whose: Whose) -> Lane {
+        Lane {
+            whose,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            is_busy: false,
+            awaits_client: false,
+            is_held: false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.waiting.is_empty() && !self.is_busy && !self.awaits_client
+    }
+}
+
+/// After a storm the table is given back.
+fn give_back(lanes: &mut HashMap<SessionId, Lane>) {
+    if lanes.capacity() > 256 && lanes.len() < lanes.capacity() / 8 {
+        lanes.shrink_to(2 * lanes.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::paths::Pattern;
+    use crate::proto::session_id::PodId;
+
+    fn lanes() -> (Lanes, mpsc::UnboundedReceiver<SessionId>) {
+        let metrics = Metrics::new().expect("families have names of their own");
+        Lanes::new(2, 1 << 20, Arc::new(metrics))
+    }
+
+    fn whose(number: u8) -> Whose {
+        let session = SessionId { pod: PodId([1; 8]), shard: number, random: [number; 16] };
+        let pattern = Pattern::parse("/ws").expect("a good pattern");
+        let path = Path::parse("/ws").expect("a good path");
+        Whose { session, path, configured: Arc::new(Configured::new(pattern)) }
+    }
+
+    fn event(seq: u64, kind: Kind, bytes: usize) -> Event {
+        Event {
+            id: seq.to_string(),
+            kind,
+            seq,
+            time_ms: 0,
+            traceparent: None,
+            content_type: "text/plain",
+            body: vec![0; bytes].into(),
+            at: Instant::now(),
+        }
+    }
+
+    fn message(seq: u64) -> Event {
+        event(seq, Kind::Message, 1)
+    }
+
+    #[track_caller]
+    fn work(lanes: &Lanes, session: &SessionId) -> (u64, bool) {
+        let job = lanes.take(session).expect("something waits");
+        (job.event.seq, lanes.settle(session, job.event.bytes()))
+    }
+
+    #[test]
+    fn a_lane_is_worked_by_one_in_its_order_and_is_no_more_when_it_is_empty() {
+        let (lanes, mut ready) = lanes();
+        let one = whose(1);
+        assert!(!lanes.push(&one, message(0)));
+        assert!(!lanes.push(&one, message(1)));
+        assert_eq!(ready.try_recv().ok(), Some(one.session));
+        let first = lanes.take(&one.session).expect("the first");
+        assert!(!lanes.push(&one, message(2)));
+        assert!(ready.try_recv().is_err(), "somebody works it already");
+        assert_eq!(first.event.seq, 0);
+        assert!(!lanes.settle(&one.session, first.event.bytes()));
+        assert_eq!(work(&lanes, &one.session), (1, false));
+        assert_eq!(work(&lanes, &one.session), (2, false));
+        assert!(lanes.take(&one.session).is_none());
+        assert!(lanes.part(&one.session).is_empty() && !lanes.has_waiting());
+        assert!(!lanes.push(&one, message(3)));
+        assert_eq!(ready.try_recv().ok(), Some(one.session));
+    }
+
+    #[test]
+    fn a_full_lane_holds_its_session_once_and_reads_it_on_once() {
+        let (lanes, _ready) = lanes();
+        let one = whose(1);
+        let held = (0..100).filter(|&seq| lanes.push(&one, message(seq))).count();
+        assert_eq!(held, 1);
+        assert!(!lanes.push(&one, event(100, Kind::Disconnect, 1)));
+        let read_on: Vec<_> = (0..=100).filter(|_| work(&lanes, &one.session).1).collect();
+        assert_eq!(read_on, [100 - LANE_EVENTS_MAX / 2]);
+        let two = whose(2);
+        assert!(lanes.push(&two, event(0, Kind::Message, LANE_BYTES_MAX)));
+        assert!(work(&lanes, &two.session).1);
+    }
+
+    #[test]
+    fn what_waits_of_all_holds_each_who_sends_and_none_for_ever() {
+        let (lanes, _ready) = lanes();
+        let sessions: Vec<Whose> = (0..40).map(whose).collect();
+        let held = sessions.iter().filter(|one| lanes.push(one, event(0, Kind::Message, 40_000)));
+        assert_eq!(held.count(), 40 - (1 << 20) / (40_000 + EVENT_BYTES));
+        assert!(lanes.is_full());
+        let read_on = sessions.iter().filter(|one| work(&lanes, &one.session).1).count();
+        assert_eq!(read_on, 14);
+        assert!(!lanes.is_full() && !lanes.has_waiting());
+        assert_eq!(lanes.metrics.webhook_waiting_bytes.get(), 0);
+    }
+
+    #[test]
+    fn an_end_waits_for_its_connect_and_goes_with_it() {
+        let (lanes, mut ready) = lanes();
+        let one = whose(1);
+        lanes.begin(one.clone());
+        lanes.end_unopened(&one.session, || event(1, Kind::Disconnect, 1));
+        assert!(ready.try_recv().is_err(), "its connect is under way");
+        lanes.connected(&one.session, None);
+        assert_eq!(ready.try_recv().ok(), Some(one.session));
+        assert_eq!(work(&lanes, &one.session), (1, false));
+        assert!(lanes.take(&one.session).is_none());
+
+        // Vetoed: it was no session.
+        lanes.begin(one.clone());
+        lanes.end_unopened(&one.session, || event(1, Kind::Disconnect, 1));
+        lanes.forget(&one.session);
+        assert!(!lanes.has_waiting());
+        lanes.end_unopened(&one.session, || panic!("nobody knows of it"));
+
+        // It was let in, and never came.
+        lanes.begin(one.clone());
+        lanes.connected(&one.session, None);
+        assert!(ready.try_recv().is_err());
+        lanes.end_unopened(&one.session, || event(1, Kind::Disconnect, 1));
+        assert_eq!(work(&lanes, &one.session), (1, false));
+        assert!(lanes.take(&one.session).is_none());
+        assert_eq!(ready.try_recv().ok(), Some(one.session));
+
+        // It came; its connect is offered again, and before everything else.
+        lanes.begin(one.clone());
+        lanes.opened(&one.session);
+        assert!(!lanes.push(&one, message(1)));
+        lanes.connected(&one.session, Some(event(0, Kind::Connect, 1)));
+        assert_eq!(ready.try_recv().ok(), Some(one.session));
+        assert_eq!(work(&lanes, &one.session), (0, false));
+        assert_eq!(work(&lanes, &one.session), (1, false));
+        assert!(lanes.take(&one.session).is_none());
+        assert!(lanes.part(&one.session).is_empty());
+    }
+}

@@ -1,0 +1,189 @@
+//! Webhooks: every event of a path with `webhook = "…"`, posted to its URL, in order and at least once.
+//!
+//! Shards offer events and never wait: an event goes into its session's lane (`lanes`), and whoever works
+//! the lane posts it (`target`). A lane that is full holds its session, which is then not read: a backend that is
+//! slow, or down, stops those who talk to it, nothing is dropped, and nobody else notices.
+
+pub mod exchange;
+pub mod lanes;
+pub mod leave;
+pub mod request;
+pub mod target;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::backend::webhook::exchange::Client;
+use crate::backend::webhook::lanes::{Event, Job, Lanes, Whose};
+use crate::backend::webhook::leave::MayLeave;
+use crate::backend::webhook::target::{Admission, Delivery, Target};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::proto::event::{self, Head};
+use crate::proto::frame::Kind;
+use crate::proto::millis::millis;
+use crate::proto::msg;
+use crate::proto::pacing::Bucket;
+use crate::proto::session_id::SessionId;
+use crate::proto::webhook::Webhook;
+use crate::proto::webhook::signature::Secret;
+use crate::proto::webhook::url::Url;
+
+/// What may wait in all lanes before every session that sends more is held.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Lines in the log of what single events came to.
+const COMPLAINTS_PER_SECOND: u32 = 10;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const OCTETS: &str = "application/octet-stream";
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// All of them sign.
+    pub secrets: Vec<Secret>,
+    /// For one exchange, from the first byte out to the last byte in.
+    pub timeout: Duration,
+    /// How long a client waits for the answer to its connect.
+    pub connect_limit: Duration,
+    /// Messages under way at once, to one target.
+    pub in_flight: usize,
+    /// Connects, the same.
+    pub connects_in_flight: usize,
+    /// Disconnects, the same.
+    pub disconnects_in_flight: usize,
+    /// Whether a target is asked first whether it wants events.
+    pub validate: bool,
+    /// In whose name it is asked.
+    pub origin: String,
+    /// The largest body of an answer that becomes a reply.
+    pub answer_bytes_max: usize,
+}
+
+pub struct Webhooks {
+    config: Config,
+    pub lanes: Lanes,
+    /// Made when the first event goes out: who has no webhooks needs no authorities.
+    client: OnceLock<Client>,
+    lifecycle: Lifecycle,
+    /// By URL: the configuration may name one for several paths, and new ones after a reload.
+    targets: Mutex<HashMap<Url, Arc<Target>>>,
+    complaints: Mutex<Bucket>,
+    started: Instant,
+    metrics: Arc<Metrics>,
+}
+
+impl Webhooks {
+    /// `shards`: those who offer events. Also the sessions whose lanes are to be worked.
+    pub fn new(
+        config: Config,
+        shards: usize,
+        metrics: Arc<Metrics>,
+        lifecycle: Lifecycle,
+    ) -> (Webhooks, mpsc::UnboundedReceiver<SessionId>) {
+        let (lanes, ready) = Lanes::new(shards, WAITING_BYTES_MAX, metrics.clone());
+        let (client, targets) = (OnceLock::new(), Mutex::default());
+        let complaints = Mutex::new(Bucket::new(COMPLAINTS_PER_SECOND, 0));
+        let started = Instant::now();
+        let webhooks =
+            Webhooks { config, lanes, client, lifecycle, targets, complaints, started, metrics };
+        (webhooks, ready)
+    }
+
+    /// A message of a client. Whether its session is to be held.
+    #[must_use]
+    pub fn message(&self, whose: &Whose, seq: u64, time_ms: u64, kind: Kind, data: &[u8]) -> bool {
+        let wholemsg = whose.configured.wholemsg;
+        let (content_type, body) = match (wholemsg, kind) {
+            (true, _) => (JSON, msg::from_client(true, kind, data, &whose.session).into()),
+            (false, Kind::Text) => (TEXT, Bytes::copy_from_slice(data)),
+            (false, Kind::Binary) => (OCTETS, Bytes::copy_from_slice(data)),
+        };
+        let head = head(whose, seq, time_ms);
+        let id = event::id_of(head.session, seq, event::Kind::Message);
+        let kind = event::Kind::Message;
+        let at = Instant::now();
+        let event = Event { id, kind, seq, time_ms, traceparent: None, content_type, body, at };
+        self.lanes.push(whose, event)
+    }
+
+    /// Offers an event until something final became of it. `None`: its path has no webhook.
+    pub async fn deliver(&self, job: &Job, may_leave: &MayLeave) -> Option<Delivery> {
+        let webhook = job.whose.configured.webhook.as_ref()?;
+        let target = self.target(webhook);
+        let Webhooks { config, metrics, .. } = self;
+        Some(target.deliver(self.client(), config, metrics, webhook, job, may_leave).await)
+    }
+
+    /// Asks the backend of a path whether a client may come.
+    pub async fn admit(&self, webhook: &Webhook, job: &Job, may_leave: &MayLeave) -> Admission {
+        if self.lanes.is_full() {
+            let why = "too much waits for it".to_owned();
+            return Admission::Unanswered { is_known: false, why };
+        }
+        let target = self.target(webhook);
+        target.admit(self.client(), &self.config, &self.metrics, job, may_leave).await
+    }
+
+    /// Whether one more line may be logged of what a backend did wrong. Clients cause them, so they are
+    /// bounded; what is counted tells the rest.
+    pub fn may_complain(&self) -> bool {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.take(millis(self.started.elapsed()))
+    }
+
+    fn client(&self) -> &Client {
+        let Config { in_flight, connects_in_flight, disconnects_in_flight, .. } = self.config;
+        let idle_max = in_flight + connects_in_flight + disconnects_in_flight;
+        self.client.get_or_init(|| Client::new(&self.lifecycle, idle_max))
+    }
+
+    fn target(&self, webhook: &Webhook) -> Arc<Target> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = targets.entry(webhook.url.clone());
+        target.or_insert_with(|| Arc::new(Target::new(webhook.url.clone(), &self.config))).clone()
+    }
+}
+
+/// A connect or a disconnect as a request has it: the event as JSON.
+pub fn told(head: &Head<'_>, event: &event::Event<'_>) -> Event {
+    Event {
+        id: event::id(head, event),
+        kind: event::kind(event),
+        seq: head.seq,
+        time_ms: head.time_ms,
+        traceparent: head.traceparent.copied(),
+        content_type: JSON,
+        body: event::json(head, event),
+        at: Instant::now(),
+    }
+}
+
+/// The event of a job as everybody else hears it: JSON on one line.
+pub fn json(job: &Job) -> Bytes {
+    let Job { whose, event } = job;
+    let kind = match (event.kind, event.content_type) {
+        (event::Kind::Message, OCTETS) => Kind::Binary,
+        (event::Kind::Message, _) => Kind::Text,
+        (event::Kind::Connect | event::Kind::Disconnect, _) => return event.body.clone(),
+    };
+    let msg = msg::from_client(whose.configured.wholemsg, kind, &event.body, &whose.session);
+    event::json(&head(whose, event.seq, event.time_ms), &event::Event::Message { msg: &msg })
+}
+
+/// What every event of a session tells.
+pub fn head(whose: &Whose, seq: u64, time_ms: u64) -> Head<'_> {
+    Head {
+        session: &whose.session,
+        path: whose.path.as_str(),
+        pod: &whose.session.pod,
+        seq,
+        time_ms,
+        traceparent: None,
+    }
+}

@@ -1,0 +1,82 @@
+//! The requests that a backend gets: an event, and the question whether it wants any.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, Request};
+
+use crate::backend::webhook::lanes::Job;
+use crate::backend::webhook::leave::{Guarded, MayLeave};
+use crate::proto::event::Head;
+use crate::proto::webhook::cloud_event;
+use crate::proto::webhook::signature::{Secret, signatures};
+use crate::proto::webhook::url::Url;
+
+pub const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
+
+const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
+
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("pathcast/", env!("CARGO_PKG_VERSION")));
+
+/// An event as CloudEvents' binary mode has it, signed as Standard Webhooks say. `timestamp`: Unix time in
+/// seconds.
+pub fn post(
+    url: &Url,
+    job: &Job,
+    secrets: &[Secret],
+    timestamp: u64,
+    may_leave: MayLeave,
+) -> Request<Guarded> {
+    let (event, whose) = (&job.event, &job.whose);
+    let head = Head {
+        session: &whose.session,
+        path: whose.path.as_str(),
+        pod: &whose.session.pod,
+        seq: event.seq,
+        time_ms: event.time_ms,
+        traceparent: event.traceparent.as_ref(),
+    };
+    let told = cloud_event::headers(&event.id, event.kind, &head);
+    let signature = signatures(secrets, &event.id, timestamp, &told, &event.body);
+    let mut request = request(Method::POST, url, Guarded::new(event.body.clone(), may_leave));
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(event.content_type));
+    for (name, value) in told {
+        put(headers, name, &value);
+    }
+    put(headers, "webhook-id", &event.id);
+    put(headers, "webhook-timestamp", &timestamp.to_string());
+    if let Some(signature) = signature {
+        put(headers, "webhook-signature", &signature);
+    }
+    if let Some(traceparent) = &event.traceparent {
+        put(headers, "traceparent", traceparent.as_str());
+    }
+    request
+}
+
+/// The question whether a target wants events, in the name of `origin`.
+pub fn options(url: &Url, origin: &str) -> Request<Guarded> {
+    // It tells of nothing.
+    let nothing = Guarded::new(Bytes::new(), Arc::new(|| true));
+    let mut request = request(Method::OPTIONS, url, nothing);
+    put(request.headers_mut(), REQUEST_ORIGIN.as_str(), origin);
+    request
+}
+
+fn request(method: Method, url: &Url, body: Guarded) -> Request<Guarded> {
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = url.uri().clone();
+    request.headers_mut().insert(USER_AGENT, AGENT);
+    request
+}
+
+/// What is put is printable ASCII: encoded, digits, or checked with the settings.
+fn put(headers: &mut HeaderMap, name: &str, value: &str) {
+    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,171 @@
+//! Paths with a webhook: the backend says who may come in, and what becomes of clients when it does not.
+
+mod support;
+
+use support::backend::{Asked, Backend, answer, logged, start, status};
+use support::client::{self, Heard, Request};
+use support::gateway::Gateway;
+use support::wait::eventually;
+
+async fn refused(gateway: &Gateway, request: &Request) -> client::Answer {
+    client::ask(gateway.clients, request).await.err().expect("a refusal")
+}
+
+#[tokio::test]
+async fn a_backend_can_veto_a_connect_with_a_status_and_a_line() {
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "", "").await;
+    for (code, body, expected, line) in [
+        (403, "no seats left\r\nsecret", 403, "no seats left\n"),
+        (401, "who are you?", 401, "who are you?\n"),
+        (418, "", 403, "the backend of this path refuses you\n"),
+        (429, "slowly\u{1b}[1m", 429, "slowly\n"),
+        (413, "\r\n\r\nSet-Cookie: a=b", 403, "Set-Cookie: a=b\n"),
+    ] {
+        backend.say(move |_| {
+            let mut answer = answer(code, "text/plain", body);
+            answer.headers_mut().insert("retry-after", "7".parse().expect("a value"));
+            answer
+        });
+        let answer = refused(&gateway, &Request::upgrade("/ws")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (expected, line));
+        assert_eq!(answer.header("retry-after"), Some("7"));
+    }
+    assert_eq!(backend.asked().len(), 5, "a veto is asked for once, and is no session");
+    let vetoed = "pathcast_handshakes_total{result=\"vetoed\"}";
+    assert_eq!(gateway.counted(vetoed).await, 5);
+    // Others are not asked, and not refused.
+    gateway.open("/ws/other").await.leave().await;
+    assert_eq!(backend.asked().len(), 5);
+}
+
+#[tokio::test]
+async fn a_backend_names_user_and_subprotocol() {
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "", "").await;
+    let mut events = gateway.listen("/ws").await;
+    let offering = Request::upgrade("/ws").header("Sec-WebSocket-Protocol", "v1, v2");
+    let name = |body: &'static str| backend.say(move |_| answer(200, "application/json", body));
+    name(r#"{"user":"jana","subprotocol":"v2"}"#);
+    let client = client::ask(gateway.clients, &offering).await.expect("it is let in");
+    assert_eq!(client.answer.header("sec-websocket-protocol"), Some("v2"));
+    let connect = events.next().await;
+    assert_eq!((connect.text("user"), connect.text("subprotocol")), ("jana".into(), "v2".into()));
+    drop(client);
+    backend.wait("disconnect", 1).await;
+
+    for body in [r#"{"subprotocol":"v3"}"#, r#"{"user":7}"#, "{", "[]"] {
+        name(body);
+        let before = backend.of("disconnect").len();
+        assert_eq!(refused(&gateway, &offering).await.status, 503, "{body}");
+        // It has let somebody in who never came.
+        let gone = backend.wait("disconnect", before + 1).await.pop().expect("one more");
+        let connect = backend.of("connect").pop().expect("it was asked");
+        assert_eq!(gone.header("ce-sessionid"), connect.header("ce-sessionid"));
+        assert_eq!((gone.seq(), gone.json()["cause"].as_str()), (1, Some("network")));
+        assert!(gone.header("ce-id").ends_with("-end"));
+    }
+    logged(&gateway, &["\"v3\"", "user in its answer"]).await;
+    backend.say(|_| answer(200, "text/plain", "OK, welcome"));
+    gateway.open("/ws").await.leave().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer_a_connect_turns_clients_away_and_hears_of_their_end() {
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "[webhook]\nconnect_limit = \"300ms\"", "").await;
+    backend.hang();
+    let answer = refused(&gateway, &Request::upgrade("/ws")).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")));
+    assert!(answer.body.starts_with("the backend of this path does not answer"), "{}", answer.body);
+    backend.say(|_| status(204));
+    let gone = backend.wait("disconnect", 1).await;
+    let asked = backend.of("connect");
+    assert_eq!(gone[0].header("ce-sessionid"), asked[0].header("ce-sessionid"));
+    gateway.open("/ws").await.leave().await;
+    assert_eq!(gateway.counted("pathcast_handshakes_total{result=\"backend\"}").await, 1);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_down_turns_clients_away_and_is_owed_nothing() {
+    let mut backend = Backend::start().await;
+    let gateway = start(&backend, "[webhook]\nconnect_limit = \"200ms\"", "").await;
+    backend.kill().await;
+    for _ in 0..8 {
+        assert_eq!(refused(&gateway, &Request::upgrade("/ws")).await.status, 503);
+    }
+    assert_eq!(gateway.counted("pathcast_webhook_waiting_bytes").await, 0);
+    backend.restart().await;
+    let mut client = eventually("a backend that is found again", async || {
+        client::ask(gateway.clients, &Request::upgrade("/ws")).await.ok()
+    })
+    .await;
+    client.leave().await;
+    let gone = backend.wait("disconnect", 1).await;
+    assert_eq!(gone.len(), 1, "nobody else had come");
+}
+
+#[tokio::test]
+async fn where_connect_errors_accept_the_backend_hears_of_the_client_later_and_first() {
+    let mut backend = Backend::start().await;
+    let settings = "[webhook]\nconnect_limit = \"200ms\"";
+    let gateway = start(&backend, settings, ", on_connect_error = \"accept\"").await;
+    backend.kill().await;
+    let mut client = gateway.open("/ws").await;
+    client.writer.text("one").await;
+    backend.restart().await;
+    backend.wait("message", 1).await;
+    client.leave().await;
+    backend.wait("disconnect", 1).await;
+    let seqs: Vec<_> = backend.asked().iter().map(Asked::seq).collect();
+    assert_eq!(seqs, [0, 1, 2]);
+
+    // A veto that comes late ends what should not have begun.
+    backend.kill().await;
+    let mut client = gateway.open("/ws").await;
+    backend.say(|asked| match asked.kind() {
+        "connect" => answer(403, "text/plain", "not you"),
+        _ => status(204),
+    });
+    backend.restart().await;
+    assert_eq!(client.closing().await, Heard::Close(Some((1008, "not you".into()))));
+}
+
+#[tokio::test]
+async fn a_target_is_asked_first_whether_it_wants_events() {
+    let backend = Backend::start().await;
+    let settings =
+        "[webhook]\nvalidate = true\norigin = \"gateway.example\"\nconnect_limit = \"300ms\"";
+    let gateway = start(&backend, settings, "").await;
+    assert_eq!(refused(&gateway, &Request::upgrade("/ws")).await.status, 503);
+    let asked = backend.asked();
+    assert!(asked.iter().all(|asked| asked.method == "OPTIONS"), "{asked:?}");
+    assert_eq!(asked[0].header("webhook-request-origin"), "gateway.example");
+    logged(&gateway, &["did not agree"]).await;
+    backend.say(|asked| {
+        let mut answer = status(200);
+        if asked.method == "OPTIONS" {
+            let allowed = "other.example, gateway.example".parse().expect("a value");
+            answer.headers_mut().insert("webhook-allowed-origin", allowed);
+        }
+        answer
+    });
+    let before = asked.len();
+    let mut client = eventually("a target that agrees", async || {
+        client::ask(gateway.clients, &Request::upgrade("/ws")).await.ok()
+    })
+    .await;
+    client.writer.text("one").await;
+    client.leave().await;
+    eventually("the end", async || {
+        backend
+            .asked()
+            .last()
+            .filter(|last| last.method == "POST" && last.kind() == "disconnect")
+            .cloned()
+    })
+    .await;
+    let methods: Vec<_> =
+        backend.asked()[before..].iter().map(|one| one.method.to_string()).collect();
+    assert_eq!(methods, ["OPTIONS", "POST", "POST", "POST"], "once is enough");
+}
