@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# What both examples do: start the gateway with the example's pathcast.toml, serve its page, run its
-# script, say what to open, and stop all of it on Ctrl-C.
+# What all examples do: start the gateway with the example's pathcast.toml, serve its page, run its
+# scripts, say what to open, and stop all of it on Ctrl-C.
 #
-#   start.sh EXAMPLE SCRIPT CLIENTS_PORT API_PORT PAGE_PORT
+#   start.sh EXAMPLE SCRIPTS CLIENTS_PORT API_PORT PAGE_PORT [PORT PROGRAM…]
 #
+# The program, where there is one, is started first, and listens on that port.
 # The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PATHCAST_BIN names a
 # gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-example=$1 script=$2
+example=$1 scripts=$2
 clients_port=${CLIENTS_PORT:-$3} api_port=${API_PORT:-$4} page_port=${PAGE_PORT:-$5}
 export PATHCAST__CLIENTS__LISTEN=127.0.0.1:$clients_port
 export PATHCAST__API__LISTEN=127.0.0.1:$api_port
@@ -41,11 +42,17 @@ listens() {
   done
 }
 
+if [ $# -gt 6 ]; then
+  "${@:7}" &
+  listens "$6" "$7"
+fi
 "${gateway[@]}" --config "$example/pathcast.toml" &
 listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
 listens "$page_port" "the page's server"
-python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
+for script in $scripts; do
+  python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
+done
 
 page=http://127.0.0.1:$page_port/$example/
 [ "$clients_port" = "$3" ] || page+="?port=$clients_port"
