@@ -57,7 +57,7 @@ need_python() {
 # Beside what cargo builds, where the tests look for it.
 need_node_red() {
   local folder=${CARGO_TARGET_DIR:-target}/node-red have
-  have=$(sed -n 's/^  "version": "\(.*\)".*/\1/p' "$folder/node_modules/node-red/package.json" 2>/dev/null) || true
+  have=$(sed -n 's/^ *"version": "\(.*\)".*/\1/p' "$folder/node_modules/node-red/package.json" 2>/dev/null) || true
   [ "$have" != "$NODE_RED" ] || return 0
   mkdir -p "$folder"
   npm install --prefix "$folder" --no-save --no-audit --no-fund --loglevel error "node-red@$NODE_RED"
