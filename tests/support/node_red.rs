@@ -5,14 +5,18 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::gateway::{Gateway, Said, keep_log, send};
-use super::wait::eventually;
+use super::wait::{poll_pause, within_time};
 
 const MISSING: &str = "Node-RED is needed; tests/run.sh installs it, or `npm install --prefix \
                        target/node-red node-red@4.1.15` does";
+
+/// It reads some thousand files first: four seconds when alone, twenty on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct NodeRed {
     child: Child,
@@ -44,12 +48,14 @@ impl NodeRed {
         std::thread::spawn(move || keep_log(stdout, &keep));
         let (url, http) = (format!("http://{addr}"), gateway.http.clone());
         let mut red = NodeRed { child, said, url, http };
-        eventually("flows that run", async || {
-            let ended = red.child.try_wait().expect("an own child can be waited for");
-            assert_eq!(ended, None, "Node-RED ended:\n{}", red.log());
-            red.log().contains("Started flows").then_some(())
-        })
-        .await;
+        let runs = async {
+            while !red.log().contains("Started flows") {
+                let ended = red.child.try_wait().expect("an own child can be waited for");
+                assert_eq!(ended, None, "Node-RED ended:\n{}", red.log());
+                poll_pause().await;
+            }
+        };
+        within_time(START_DEADLINE, "flows that run", runs).await;
         red
     }
 
