@@ -2,11 +2,11 @@
 # What all examples do: start the gateway with the example's pathcast.toml, serve its page, run its
 # scripts, say what to open, and stop all of it on Ctrl-C.
 #
-#   start.sh EXAMPLE SCRIPTS CLIENTS_PORT API_PORT PAGE_PORT [REDIS_PORT]
+#   start.sh EXAMPLE SCRIPTS CLIENTS_PORT API_PORT PAGE_PORT [PORT PROGRAM…]
 #
-# With a sixth port a Redis is started there first, which keeps nothing. The ports can be set from
-# outside, by CLIENTS_PORT, API_PORT, PAGE_PORT and REDIS_PORT. PAGE names another example whose page
-# is served. PATHCAST_BIN names a gateway that is built already; without it cargo builds one.
+# The program, where there is one, is started first, and listens on that port.
+# The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PAGE names another example
+# whose page is served. PATHCAST_BIN names a gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -45,12 +45,9 @@ listens() {
   done
 }
 
-if [ $# -gt 5 ]; then
-  redis_port=${REDIS_PORT:-$6}
-  export REDIS_URL=redis://127.0.0.1:$redis_port PATHCAST__BROKER__URL=redis://127.0.0.1:$redis_port
-  python3 -c 'import redis' 2>/dev/null || { echo "redis-py is missing: pip install redis" >&2; exit 1; }
-  redis-server --port "$redis_port" --bind 127.0.0.1 --save "" --appendonly no --loglevel warning &
-  listens "$redis_port" "Redis"
+if [ $# -gt 6 ]; then
+  "${@:7}" &
+  listens "$6" "$7"
 fi
 "${gateway[@]}" --config "$example/pathcast.toml" &
 listens "$api_port" "the gateway"

