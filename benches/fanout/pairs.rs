@@ -62,7 +62,8 @@ pub struct Pairs {
     latencies: [Latency; 2],
 }
 
-/// A median, and the interval that holds the true one in 95 of 100 cases.
+/// A median, and the interval that holds the true one in 95 of 100 cases; of fewer than six values
+/// that is all of them, and holds it less often.
 #[derive(Debug, Clone, Copy)]
 pub struct Median {
     pub value: f64,

@@ -56,7 +56,7 @@ struct Mark {
     load_cpu: Duration,
     waited: Duration,
     load_waited: Duration,
-    /// Of all servers' rooms: so often somebody was written to, by the clients of a room.
+    /// Of all servers: how often somebody was handed something, with one write each time.
     writes: f64,
 }
 

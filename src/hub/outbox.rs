@@ -205,6 +205,7 @@ impl Outbox {
 
     /// Writes what the socket takes. `Ok` also when something is left.
     pub fn flush(&mut self, socket: &mut Socket, now_ms: u64) -> io::Result<()> {
+        let sealed_bytes = socket.sealed_bytes();
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut count = 0;
@@ -214,7 +215,13 @@ impl Outbox {
             }
             match socket.write_vectored(&slices[..count]) {
                 Ok(taken) => self.took(taken, now_ms),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // Of what TLS had taken before, which is less than all of it.
+                    if socket.sealed_bytes() < sealed_bytes {
+                        self.moved_ms = now_ms;
+                    }
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

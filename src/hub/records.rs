@@ -70,12 +70,12 @@ impl Records {
         let held = outcome.as_ref().map_or(0, |(taken, _)| received.len() - taken);
         self.has_failed = outcome.is_err() || held > HELD_BYTES_MAX;
         // An alert says what is wrong.
-        while self.has_failed && self.connection.wants_write() {
-            if let Ok(ConnectionState::EncodeTlsData(data)) =
+        while self.has_failed
+            && self.connection.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(data)) =
                 self.connection.process_tls_records(&mut []).state
-            {
-                encode(data, sealed)?;
-            }
+        {
+            encode(data, sealed)?;
         }
         let (taken, stage) = outcome?;
         self.check()?;
@@ -196,7 +196,7 @@ fn append(
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::io::{Read, Write};
 
     use rustls::crypto::ring;
@@ -207,9 +207,9 @@ mod tests {
     use super::*;
 
     /// A client and its server.
-    struct Pair {
-        client: ClientConnection,
-        records: Records,
+    pub struct Pair {
+        pub client: ClientConnection,
+        pub records: Records,
         clear: Vec<u8>,
         stage: Stage,
     }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     impl Pair {
-        fn open(version: &'static SupportedProtocolVersion, piece_bytes: usize) -> Pair {
+        pub fn open(version: &'static SupportedProtocolVersion, piece_bytes: usize) -> Pair {
             let (records, cert) = server();
             let provider = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();

@@ -269,6 +269,7 @@ impl Room {
         while let Some(round) = &mut self.round {
             let end = round.end();
             let until = round.stretch(self.places.len());
+            // Most come from the same position, so it is looked up once for all of them.
             let mut stand = round.stand(0);
             while round.place < until && budget.take() {
                 let slot = self.places[round.place];
@@ -287,6 +288,7 @@ impl Room {
                     }
                     continue;
                 }
+                // Came after all that is in the round.
                 if session.position >= end {
                     continue;
                 }

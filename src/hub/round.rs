@@ -20,6 +20,8 @@ pub const JOIN_BYTES_MAX: usize = 128 * 1024;
 pub struct Round {
     /// Frames that somebody has not got, as they go on the wire.
     pub frames: Bytes,
+    /// The size of the buffer that `frames` is a part of.
+    pinned_bytes: usize,
     /// Where each of them begins, and where the last one ends.
     edges: VecDeque<Edge>,
     legs: VecDeque<Leg>,
@@ -63,6 +65,7 @@ impl Round {
     pub fn new(position: u64) -> Round {
         Round {
             frames: Bytes::new(),
+            pinned_bytes: 0,
             edges: VecDeque::from([Edge { position, wire: 0 }]),
             legs: VecDeque::new(),
             lap: 0,
@@ -109,6 +112,7 @@ impl Round {
                 joined.freeze()
             }
         };
+        self.pinned_bytes = self.frames.len();
         let until = (self.lap + 1, self.place);
         self.legs.push_back(Leg { until, end: last.position, since });
     }
@@ -132,9 +136,12 @@ impl Round {
         let wire = self.edges[before].wire - self.edges[0].wire;
         self.edges.drain(..before);
         let rest = self.frames.slice(wire as usize..);
+        self.frames = rest;
         // What the slow are left with of it should not pin what nobody needs.
-        let is_small = rest.len() < self.frames.len() / 2;
-        self.frames = if is_small { Bytes::copy_from_slice(&rest) } else { rest };
+        if self.frames.len() < self.pinned_bytes / 2 {
+            self.frames = Bytes::copy_from_slice(&self.frames);
+            self.pinned_bytes = self.frames.len();
+        }
         Some(leg.since)
     }
 
@@ -218,6 +225,20 @@ mod tests {
             }
         }
         assert_eq!(all, [letters; 3]);
+    }
+
+    #[test]
+    fn what_is_left_never_pins_more_than_twice_its_size() {
+        let (mut round, mut heard) = (Round::new(0), [0; 3]);
+        for bytes in [45, 25, 30] {
+            join(&mut round, &"x".repeat(bytes));
+            go(&mut round, &mut heard, 1);
+        }
+        let joined = round.frames.clone();
+        let pinned = |round: &Round| joined.as_ptr_range().contains(&round.frames.as_ptr());
+        assert_eq!((round.frames.len(), pinned(&round)), (55, true));
+        go(&mut round, &mut heard, 1);
+        assert_eq!((round.frames.len(), pinned(&round)), (30, false));
     }
 
     #[test]

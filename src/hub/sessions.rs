@@ -437,7 +437,12 @@ impl Sessions {
                 }
                 return Some(n);
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                // TLS may have read much that says nothing.
+                if !socket.is_drained(0, buffer.len()) {
+                    self.ready.push(slot);
+                }
+            }
             Err(_) => self.lost(slot),
         }
         None

@@ -1,7 +1,7 @@
 //! A shard: one thread that owns its sessions, and the loop it turns.
 //!
 //! A turn waits for events (not at all while something is left to do), takes the whole mailbox,
-//! serves sockets and timers, and then sends one slice of one room's round. So a fan-out to many
+//! serves sockets and timers, and then goes on with the rooms' rounds for a slice. So a fan-out to many
 //! thousand sockets leaves nobody else waiting longer than a slice.
 
 use std::collections::VecDeque;

@@ -83,7 +83,8 @@ impl Socket {
         registry.register(self.stream_mut(), token, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Bytes read; 0 at the end of the stream; `WouldBlock` when there are none.
+    /// Bytes read; 0 at the end of the stream, whatever ended it; `WouldBlock` when there are none, or
+    /// none yet: `is_drained` tells which.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Socket::Plain(stream) => uninterrupted(|| stream.read(buffer)),
@@ -115,6 +116,14 @@ impl Socket {
         match self {
             Socket::Plain(stream) => uninterrupted(|| stream.write_vectored(slices)),
             Socket::Tls(tls) => tls.write(slices),
+        }
+    }
+
+    /// What a write took and the kernel has not, in bytes: it is sealed, so it can only be sent.
+    pub fn sealed_bytes(&self) -> usize {
+        match self {
+            Socket::Plain(_) => 0,
+            Socket::Tls(tls) => tls.rests.sealed.len(),
         }
     }
 
@@ -152,20 +161,20 @@ impl Socket {
 
 impl Tls {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if !self.rests.clear.is_empty() {
-                let n = self.rests.clear.len().min(buffer.len());
-                buffer[..n].copy_from_slice(&self.rests.clear[..n]);
-                consume(&mut self.rests.clear, n);
-                return Ok(n);
-            }
-            if self.has_ended {
-                return Ok(0);
-            }
-            let n = DESK.with_borrow_mut(|desk| self.receive(desk, buffer))?;
-            if n > 0 {
-                return Ok(n);
-            }
+        if !self.rests.clear.is_empty() {
+            let n = self.rests.clear.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&self.rests.clear[..n]);
+            consume(&mut self.rests.clear, n);
+            return Ok(n);
+        }
+        if self.has_ended {
+            return Ok(0);
+        }
+        match DESK.with_borrow_mut(|desk| self.receive(desk, buffer))? {
+            // Not until something comes: changes of keys with empty records between them say nothing,
+            // and a peer may send them without end.
+            0 if !self.has_ended => Err(ErrorKind::WouldBlock.into()),
+            n => Ok(n),
         }
     }
 
@@ -174,20 +183,21 @@ impl Tls {
         let Rests { clear, sealed } = &mut self.rests;
         let held = self.records.held().len();
         desk.received[..held].copy_from_slice(self.records.held());
-        let read = uninterrupted(|| self.stream.read(&mut desk.received[held..]))?;
+        let read = uninterrupted(|| self.stream.read(&mut desk.received[held..]));
+        self.is_drained = read.as_ref().map_or(0, |read| held + read) < desk.received.len();
+        let read = read?;
         if read == 0 {
             // A peer that ends without announcing it has ended all the same.
             self.has_ended = true;
             return Ok(0);
         }
-        self.is_drained = held + read < desk.received.len();
         desk.clear.clear();
         let bytes = &mut desk.received[..held + read];
         let opened = self.records.open(bytes, &mut desk.clear, sealed);
         // Alerts and answers to key updates go out at once or with the next write.
         let _ = flush(&mut self.stream, sealed);
-        let stage = opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        self.has_ended = stage == Stage::Ended;
+        // What came before a fault came all the same.
+        self.has_ended = !matches!(opened, Ok(Stage::Open));
         let n = desk.clear.len().min(buffer.len());
         buffer[..n].copy_from_slice(&desk.clear[..n]);
         *clear = desk.clear[n..].to_vec();
@@ -304,7 +314,107 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
 
 #[cfg(test)]
 mod tests {
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConnection, SupportedProtocolVersion};
+
     use super::*;
+    use crate::hub::outbox::{Bounds, Class, Outbox};
+    use crate::hub::records::tests::Pair;
+    use crate::proto::frame;
+    use crate::proto::paths::Slow;
+
+    /// A socket past its handshake, and its client with the other end, which waits for what it reads.
+    fn pair(
+        version: &'static SupportedProtocolVersion,
+    ) -> (Socket, ClientConnection, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it has one");
+        let other = std::net::TcpStream::connect(address).expect("it listens");
+        let (stream, _) = listener.accept().expect("somebody connected");
+        stream.set_nonblocking(true).expect("any socket can be");
+        let Pair { client, records, .. } = Pair::open(version, usize::MAX);
+        (Socket::tls(stream, records, Rests::default()), client, other)
+    }
+
+    /// What the client has to send.
+    fn sent(client: &mut ClientConnection) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut sent).expect("it is memory");
+        }
+        sent
+    }
+
+    /// One read as the shard does it, once there is something.
+    fn read(socket: &mut Socket) -> io::Result<Vec<u8>> {
+        let mut events = mio::Events::with_capacity(1);
+        let mut poll = mio::Poll::new().expect("a poll");
+        socket.register(poll.registry(), Token(0)).expect("it can be watched");
+        while !events.iter().any(mio::event::Event::is_readable) {
+            poll.poll(&mut events, Some(std::time::Duration::from_secs(20))).expect("a poll");
+            assert!(!events.is_empty(), "nothing came");
+        }
+        poll.registry().deregister(socket.stream_mut()).expect("it was watched");
+        let mut buffer = [0; 1024];
+        let n = socket.read(&mut buffer)?;
+        Ok(buffer[..n].to_vec())
+    }
+
+    #[test]
+    fn what_says_nothing_costs_one_look_and_leaves_nothing_behind() {
+        let (mut socket, mut client, mut other) = pair(&TLS13);
+        for _ in 0..3 {
+            client.refresh_traffic_keys().expect("it is open");
+            other.write_all(&sent(&mut client)).expect("it is taken");
+            let error = read(&mut socket).expect_err("that was no message");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            assert!(socket.is_drained(0, 1024), "the next bytes are an event");
+        }
+        client.writer().write_all(b"at last").expect("it is taken");
+        other.write_all(&sent(&mut client)).expect("it is taken");
+        assert_eq!(read(&mut socket).expect("a message"), b"at last");
+    }
+
+    #[test]
+    fn what_came_before_a_fault_is_read_and_then_the_end() {
+        for version in [&TLS12, &TLS13] {
+            let (mut socket, mut client, mut other) = pair(version);
+            client.writer().write_all(b"sound").expect("it is taken");
+            let mut sent = sent(&mut client);
+            sent.extend_from_slice(&[23, 3, 3, 0, 20]);
+            sent.extend_from_slice(&[7; 20]);
+            other.write_all(&sent).expect("it is taken");
+            assert_eq!(read(&mut socket).expect("a message"), b"sound");
+            assert!(!socket.is_drained(5, 1024), "no event says that this was all");
+            assert_eq!(socket.read(&mut [0; 1024]).expect("the end"), 0);
+            assert!(socket.write(b"more").is_err());
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_a_part_of_what_is_sealed_has_moved() {
+        let (mut socket, _client, mut other) = pair(&TLS13);
+        let kernel = socket2::SockRef::from(&*socket.stream_mut());
+        kernel.set_send_buffer_size(8 * 1024).expect("any size is taken");
+        let frame = frame::encode(frame::Kind::Binary, &vec![0; SEAL_BYTES_MAX]);
+        while socket.write(&frame).is_ok() {}
+        let mut outbox = Outbox::new(0);
+        for _ in 0..32 {
+            let frame = frame.clone();
+            outbox.take(frame, 0..0, Class::Broadcast, Slow::Close, Bounds::NONE).expect("room");
+        }
+        let mut buffer = [0; 4096];
+        for now_ms in 1.. {
+            let (sealed, waiting) = (socket.sealed_bytes(), outbox.bytes());
+            outbox.flush(&mut socket, now_ms).expect("it is open");
+            if outbox.bytes() == waiting && socket.sealed_bytes() < sealed {
+                assert_eq!(outbox.moved_ms, now_ms);
+                return;
+            }
+            assert!(!outbox.is_empty(), "the kernel never took a part only");
+            assert!(other.read(&mut buffer).expect("there is more") > 0);
+        }
+    }
 
     #[track_caller]
     fn check(slices: &[&[u8]], skip: usize, expected: Option<&[u8]>) {
