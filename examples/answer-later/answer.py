@@ -9,8 +9,8 @@ import redis
 
 from publish import publish
 
-API = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8481"
-REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:8483")
+API = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8581"
+REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:8583")
 PATH = "/ws/api"
 ORDERS = "answer-later:orders"
 WORK_SECONDS = 2.0

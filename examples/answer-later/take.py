@@ -15,8 +15,8 @@ import redis
 from publish import publish
 from stream_consumer import Consumer
 
-API = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8481"
-REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:8483")
+API = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8581"
+REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:8583")
 PATH = "/ws/api"
 ORDERS = "answer-later:orders"  # a hash: event id → order
 
