@@ -60,7 +60,7 @@ fn traced(bench: &mut Bench, manner: Manner) -> anyhow::Result<()> {
         side(bench, manner.window(), bench.gateway(&setup(bench))?, bench.scaled(1_000))?;
     let (clients, process) = (side.crowd.count(), side.servers[0].process);
     side.beat(Duration::ZERO, WARM_UP)?;
-    let before = (side.done(), side.crowd.tally.messages);
+    let before = (side.done(), side.crowd.tally.messages, side.writes()?);
     let strace = Strace::attach(process)?;
     match manner {
         Manner::Saturated(1) => side.beat(Duration::ZERO, TRACED)?,
@@ -72,10 +72,12 @@ fn traced(bench: &mut Bench, manner: Manner) -> anyhow::Result<()> {
     let messages = (side.done() - before.0) as f64;
     let deliveries = (side.crowd.tally.messages - before.1) as f64;
     let writes = calls.writes as f64;
+    // By the gateway's own count: a client was handed something once for each.
+    let handed = side.writes()? - before.2;
     let figure = format!(
         "**{:.3}** with {:.1} frames each; per delivery {:.3} other calls of the shard's thread, \
          {:.4} of them futex; per message {:.2} futex calls of all threads",
-        writes / (calls.rounds * clients as u64) as f64,
+        writes / handed,
         deliveries / writes,
         calls.others as f64 / deliveries,
         calls.futexes as f64 / deliveries,

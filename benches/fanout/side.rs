@@ -146,7 +146,7 @@ impl Side {
     }
 
     /// How often a client was handed messages.
-    fn writes(&self) -> anyhow::Result<f64> {
+    pub fn writes(&self) -> anyhow::Result<f64> {
         self.servers.iter().map(|server| server.metric("pathcast_delivery_writes_total")).sum()
     }
 

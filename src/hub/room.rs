@@ -281,8 +281,20 @@ impl Room {
                 };
                 if session.splices > 0 {
                     let waiting = self.splices.remove(&slot).unwrap_or_default();
-                    let waiting =
-                        sent.parts(sessions, slot, round, waiting, &self.metrics, metrics);
+                    let waiting = sent.parts(
+                        sessions,
+                        slot,
+                        round,
+                        waiting,
+                        budget,
+                        (&self.metrics, metrics),
+                    );
+                    let has_all = sessions.at(slot).is_none_or(|one| one.position >= end)
+                        && waiting.front().is_none_or(|splice| splice.at > end);
+                    if !has_all {
+                        // The budget ended it: it is visited again before anybody else is.
+                        round.place -= 1;
+                    }
                     if !waiting.is_empty() {
                         self.splices.insert(slot, waiting);
                     }
@@ -357,20 +369,19 @@ impl Waiting {
 
 impl Tally {
     /// The rare way: something of its own splits the round for this session. What still waits then
-    /// stands behind frames that have not joined the round.
+    /// stands behind frames that have not joined the round, or behind more than one slice may send.
     fn parts(
         &mut self,
         sessions: &mut Sessions,
         slot: usize,
         round: &Round,
         mut waiting: VecDeque<Splice>,
-        path_metrics: &PathMetrics,
-        metrics: &Metrics,
+        budget: &mut Budget,
+        (path_metrics, metrics): (&PathMetrics, &Metrics),
     ) -> VecDeque<Splice> {
         let Some(session) = sessions.at_mut(slot) else { return waiting };
         let end = round.end();
         let mut stand = round.stand(session.position);
-        session.position = session.position.max(end);
         while stand.position < end || waiting.front().is_some_and(|splice| splice.at <= end) {
             let splice = waiting.pop_front_if(|splice| splice.at <= end);
             let until = splice.as_ref().map_or(end, |splice| splice.at);
@@ -388,9 +399,13 @@ impl Tally {
             if let Some(Splice { part, reply, .. }) = splice {
                 self.spliced_bytes += part.bytes();
                 part.send(sessions, slot, reply, metrics);
+                if !budget.take() {
+                    break;
+                }
             }
         }
         if let Some(session) = sessions.at_mut(slot) {
+            session.position = session.position.max(stand.position);
             session.splices = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         }
         waiting
