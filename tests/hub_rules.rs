@@ -136,6 +136,38 @@ fn a_unicast_that_nobody_waits_for_is_dropped_and_counted() {
 }
 
 #[test]
+fn more_unicasts_than_a_slice_sends_keep_their_place_in_a_fan_out() {
+    const UNICASTS: usize = 5_000;
+    let pod = pod(|_| {});
+    let others: Vec<_> = (0..400).map(|_| pod.join(0)).collect();
+    let (mut client, id) = pod.join(0);
+    let mut answers = Vec::new();
+    let mut wanted = Vec::new();
+    for number in 0..UNICASTS {
+        // Some of the broadcasts come between them, so that their places differ.
+        if number % 500 == 0 {
+            assert!(pod.broadcast(0, "all"));
+            wanted.extend_from_slice(b"\x81\x03all");
+        }
+        let text = format!("{number:04}");
+        wanted.extend_from_slice(&[0x81, 4]);
+        wanted.extend_from_slice(text.as_bytes());
+        let (reply, answer) = oneshot::channel();
+        let content = Content::text(text);
+        let command = Command::Unicast { to: id, reach: Reach::Path(path(0)), content, reply };
+        pod.hub.tell(&id, command).expect("it fits");
+        answers.push(answer);
+    }
+    let mut heard = vec![0; wanted.len()];
+    client.read_exact(&mut heard).expect("everything");
+    assert!(heard == wanted, "in the order of the mailbox");
+    for answer in answers {
+        assert_eq!(answer.blocking_recv(), Ok(Answer::Delivered));
+    }
+    drop(others);
+}
+
+#[test]
 fn no_more_come_in_than_may_however_many_come_at_once() {
     const SESSIONS_MAX: usize = 10;
     let pod = pod(|config| {

@@ -198,13 +198,17 @@ fn append(
 #[cfg(test)]
 pub mod tests {
     use std::io::{Read, Write};
+    use std::sync::Arc;
 
     use rustls::crypto::ring;
     use rustls::version::{TLS12, TLS13};
-    use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+    use rustls::{
+        ClientConfig, ClientConnection, Error, RootCertStore, ServerConfig,
+        SupportedProtocolVersion,
+    };
     use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-    use super::*;
+    use crate::hub::records::{CLEAR_BYTES_MAX, HELD_BYTES_MAX, Records, SEAL_BYTES, Stage};
 
     /// A client and its server.
     pub struct Pair {
