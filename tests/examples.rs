@@ -52,7 +52,7 @@ impl Example {
                 *heard.lock().expect("nobody panics with it") += &(line + "\n");
             }
         });
-        Example { child, said, clients_port, page_port, mqtt_port }
+        Example { child, said, clients_port, page_port, mqtt_port: other_port }
     }
 
     /// Waits until this was printed.
