@@ -263,7 +263,9 @@ impl App {
         let farewell = Farewell::RetryWithin { ms };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
         let flushed = async {
-            while self.hub.occupied() > 0 || self.has_untold() {
+            // The last events of upstreams are told, too.
+            let holds_any = || self.relay.upstreams().are_in_use();
+            while self.hub.occupied() > 0 || holds_any() || self.has_untold() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };
