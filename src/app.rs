@@ -234,10 +234,7 @@ impl App {
              it begins anew under another id"
         );
         self.ears.mute();
-        self.metrics.draining.set(1);
-        self.lifecycle.draining().cancel();
-        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
-        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
+        self.say_farewell();
         let ended = async {
             while self.hub.occupied() > 0 {
                 tokio::time::sleep(LEAVE_POLL).await;
@@ -257,11 +254,7 @@ impl App {
     /// back, what waits for it is written, requests end. `hurry` cuts the waiting short.
     pub async fn leave(self, hurry: impl Future<Output = ()>) {
         tracing::info!(sessions = self.hub.occupied(), "leaving");
-        self.metrics.draining.set(1);
-        self.lifecycle.draining().cancel();
-        let ms = millis(self.drain.retry_after);
-        let farewell = Farewell::RetryWithin { ms };
-        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
+        self.say_farewell();
         let flushed = async {
             // The last events of upstreams are told, too.
             let holds_any = || self.relay.upstreams().are_in_use();
@@ -284,6 +277,14 @@ impl App {
             () = hurry => tracing::warn!(sessions = self.hub.occupied(), "left in a hurry"),
         }
         self.hub.stop();
+    }
+
+    /// Nothing new comes in, and every session is told when to come back.
+    fn say_farewell(&self) {
+        self.metrics.draining.set(1);
+        self.lifecycle.draining().cancel();
+        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
+        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
     }
 
     /// Whether an event waits that somebody is to be told of.

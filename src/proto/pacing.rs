@@ -1,4 +1,4 @@
-//! Pacing: how often something may happen, and how soon it is tried again.
+//! Pacing: how often something may happen.
 
 /// A token bucket: `per_second` on average, a second's worth at once. The time is handed in.
 #[derive(Debug, Clone)]
@@ -29,33 +29,6 @@ impl Bucket {
     }
 }
 
-/// Attempts that fail one after the other: the wait before the next is anything between nothing and
-/// a bound that doubles each time (full jitter), so that many who lost the same server come back
-/// spread out.
-#[derive(Debug, Clone)]
-pub struct Backoff {
-    min_ms: u64,
-    max_ms: u64,
-    attempts: u32,
-}
-
-impl Backoff {
-    pub fn new(min_ms: u64, max_ms: u64) -> Backoff {
-        Backoff { min_ms, max_ms, attempts: 0 }
-    }
-
-    /// An attempt has failed, or what it led to has ended after `lasted_ms`: how long to wait, in
-    /// milliseconds. `random` is any number. What lasted as long as the longest wait begins anew.
-    pub fn failed(&mut self, lasted_ms: u64, random: u64) -> u64 {
-        if lasted_ms >= self.max_ms {
-            self.attempts = 0;
-        }
-        let doubled = self.min_ms.saturating_mul(1 << self.attempts.min(32));
-        self.attempts = self.attempts.saturating_add(1);
-        random % doubled.min(self.max_ms).saturating_add(1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,21 +41,5 @@ mod tests {
         assert!(bucket.take(100));
         assert_eq!((0..100).filter(|_| bucket.take(60_000)).count(), 10);
         assert!(!bucket.take(0));
-    }
-
-    #[test]
-    fn waits_double_up_to_their_bound_and_begin_anew_after_what_lasted() {
-        let mut backoff = Backoff::new(250, 30_000);
-        let bounds = [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
-        for bound in bounds {
-            assert_eq!(backoff.clone().failed(0, bound), bound);
-            assert_eq!(backoff.clone().failed(0, bound + 1), 0);
-            backoff.failed(29_999, 7);
-        }
-        for _ in 0..100 {
-            assert!(backoff.failed(0, u64::MAX) <= 30_000);
-        }
-        assert_eq!(backoff.failed(30_000, 251), 0);
-        assert_eq!(backoff.failed(0, 500), 500);
     }
 }

@@ -32,7 +32,7 @@ use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::presence::Presence;
 use crate::lifecycle::Lifecycle;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::ask::{Answer, Ask, PathCount, Reach, SessionInfo};
 use crate::proto::close::{Cause, Close};
 use crate::proto::grant::Grant;
@@ -192,7 +192,8 @@ impl Relay {
         content: Content,
         traceparent: Option<Traceparent>,
     ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<> {
-        let begun = self.begin_publish(path, content, traceparent);
+        let source = |path: &PathMetrics| path.published_http.inc();
+        let begun = self.may_send().and_then(|()| self.begin(&path, content, traceparent, source));
         async move {
             let (id, pending) = begun?;
             match pending.await {
@@ -202,22 +203,23 @@ impl Relay {
         }
     }
 
-    fn begin_publish(
+    /// Gives a broadcast its place. `count`: where it came from.
+    fn begin(
         &self,
-        path: Path,
+        path: &Path,
         content: Content,
         traceparent: Option<Traceparent>,
+        count: impl FnOnce(&PathMetrics),
     ) -> Result<(Uuid, Pending<u64>), Refusal> {
-        self.may_send()?;
         let paths = self.paths.load();
-        let Some((_, configured)) = paths.resolve(path.as_str()) else {
+        let Some((path, configured)) = paths.resolve(path.as_str()) else {
             return Err(Refusal::NoSuchPath);
         };
         let (_, payload) = content.frame(configured.wholemsg).ok_or(Refusal::Nothing)?;
         if payload.len() > self.config.frame_bytes_max {
             return Err(Refusal::TooBig(self.config.frame_bytes_max));
         }
-        self.metrics.path(configured.pattern.text()).published_http.inc();
+        count(&self.metrics.path(configured.pattern.text()));
         let id = Uuid::now_v7();
         let publication = Publication { id, path, content, traceparent };
         Ok((id, self.broker.publish(publication)))

@@ -109,7 +109,7 @@ impl Relay {
         let content_type = answer.content_type().map(str::to_owned);
         let complain = |why: String| {
             let path = configured.pattern.text();
-            if self.webhooks.may_complain() {
+            if self.webhooks.complaints.are_due() {
                 tracing::warn!(session = %session.prefix(), %path, "dropped a backend's answer: {why}");
             }
         };
@@ -158,7 +158,7 @@ impl Relay {
     async fn bury(&self, job: &Job, why: &str) {
         let Job { whose: Whose { session, configured, .. }, event } = job;
         let path = configured.pattern.text();
-        if self.webhooks.may_complain() {
+        if self.webhooks.complaints.are_due() {
             tracing::error!(id = event.id, %path, "gave up an event: {why}");
         }
         let json = webhook::json(job);
@@ -170,7 +170,7 @@ impl Relay {
         ];
         let entry = Entry { configured: path.clone(), partition: 0, fields };
         if let Err(failure) = self.broker.bury(&entry).await
-            && self.webhooks.may_complain()
+            && self.webhooks.complaints.are_due()
         {
             tracing::error!(id = event.id, %path, "could not keep an event that was given up: {failure}");
         }
@@ -210,7 +210,7 @@ impl Relay {
         let named = told.await.unwrap_or(Err(Turned::Unanswered))?;
         if let Some(subprotocol) = named.subprotocol {
             if !offered.contains(&subprotocol) {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     let path = whose.configured.pattern.text();
                     tracing::error!(
                         %path,
@@ -245,14 +245,14 @@ impl Relay {
                 Err(Turned::Away { status, line, retry_after })
             }
             Admission::Unanswered { why, .. } if on_error == OnConnectError::Accept => {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     tracing::warn!(url = %webhook.url, "let a client in without its backend's word: {why}");
                 }
                 lanes.connected(&session, Some(job.event));
                 Ok(Named::default())
             }
             Admission::Unanswered { is_known, why } => {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     tracing::warn!(url = %webhook.url, "a backend did not answer a connect: {why}");
                 }
                 match is_known {
