@@ -68,7 +68,7 @@ pub fn start(configs: Vec<Config>, relay: &Arc<Relay>, lifecycle: &Lifecycle) {
             attempts: Attempts::new(reconnect),
             desk: desk.clone(),
             relay: relay.clone(),
-            leaving: lifecycle.draining().clone(),
+            leaving: lifecycle.leaving().clone(),
             taker: Taker::default(),
             begun: BootTime::now(),
         };
