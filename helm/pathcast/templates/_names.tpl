@@ -69,6 +69,11 @@ key: url
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret with the keys that the chart makes up. */}}
+{{- define "pathcast.madeSecret" -}}
+{{ include "pathcast.fullname" . }}-keys
+{{- end -}}
+
 {{/* Where the key for /metrics is. */}}
 {{- define "pathcast.metricsSecret" -}}
 {{- with .Values.metrics.secret -}}
@@ -76,7 +81,7 @@ key: url
 name: {{ .name }}
 key: {{ .key }}
 {{- else -}}
-name: {{ include "pathcast.fullname" $ }}-keys
+name: {{ include "pathcast.madeSecret" $ }}
 key: metrics
 {{- end -}}
 {{- end -}}

@@ -66,22 +66,22 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The keys with where each is kept, as YAML: name, scopes, paths, and sha256 or secret. The one of `helm test` is the last. */}}
+{{/* The keys with where each is kept, as YAML: name, scopes, paths, and sha256 or secret; `made` where the chart makes it up. */}}
 {{- define "pathcast.keys" -}}
-{{- $made := printf "%s-keys" (include "pathcast.fullname" .) -}}
+{{- $made := include "pathcast.madeSecret" . -}}
 {{- $keys := list -}}
 {{- range .Values.api.keys -}}
 {{- if or .sha256 .secret -}}
 {{- $keys = append $keys . -}}
 {{- else -}}
-{{- $keys = append $keys (merge (dict "secret" (dict "name" $made "key" .name)) .) -}}
+{{- $keys = append $keys (merge (dict "made" true "secret" (dict "name" $made "key" .name)) .) -}}
 {{- end -}}
 {{- end -}}
 {{- $secret := fromYaml (include "pathcast.metricsSecret" .) -}}
-{{- $keys = append $keys (dict "name" "metrics" "scopes" (list "metrics") "secret" $secret) -}}
+{{- $keys = append $keys (dict "name" "metrics" "scopes" (list "metrics") "secret" $secret "made" (not .Values.metrics.secret.name)) -}}
 {{- if .Values.test.enabled -}}
 {{- $secret := dict "name" $made "key" "helm-test" -}}
-{{- $keys = append $keys (dict "name" "helm-test" "scopes" (list "publish") "paths" (list .Values.test.path) "secret" $secret) -}}
+{{- $keys = append $keys (dict "name" "helm-test" "scopes" (list "publish") "paths" (list .Values.test.path) "secret" $secret "made" true) -}}
 {{- end -}}
 {{- toYaml $keys -}}
 {{- end -}}
