@@ -31,6 +31,9 @@
 {{- fail "config.webhook.secret: key would put the secret into a ConfigMap: mount it by extraVolumes, and name it by key_file" -}}
 {{- end -}}
 {{- end -}}
+{{- if and $values.test.enabled (dig "clients" "tls" nil $config) -}}
+{{- fail "helm test speaks no TLS: with config.clients.tls set test.enabled to false" -}}
+{{- end -}}
 
 {{- $names := list "metrics" "helm-test" -}}
 {{- range $values.api.keys -}}
