@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes what is made of other files: the chart's copies of the alerts and the dashboard, its README, and deploy/kubernetes, which is the
 # chart rendered with deploy/values.yaml. With --check it writes nothing, and says whether all of that is as it would be written.
-# HELM names the program, helm by default, 3 or 4.
+# HELM names the program, helm by default, 3 or 4; Python needs PyYAML.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -18,7 +18,7 @@ GATEWAY_API=2.0.0
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/chart"
 CHART_TOOLS=$(cd "$target/chart" && pwd)
-export CHART_TOOLS PATHCAST=${PATHCAST:-$(cd "$target" && pwd)/debug/pathcast}
+export CHART_TOOLS
 
 need_helm() {
   local program=$CHART_TOOLS/$1 package=$2 folder
@@ -54,7 +54,9 @@ need_helm helm3 "$HELM3"
 need_helm helm4 "$HELM4"
 need_python
 need_gateway_api
-[ -x "$PATHCAST" ] || cargo build --locked --quiet
+# PATHCAST names another build of the gateway.
+[ -n "${PATHCAST:-}" ] || cargo build --locked --quiet
+export PATHCAST=${PATHCAST:-$(cd "$target" && pwd)/debug/pathcast}
 export PYTHONPATH=$CHART_TOOLS/python PYTHONDONTWRITEBYTECODE=1
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)

@@ -22,10 +22,9 @@ class Refused(Exception):
     """Helm would not render it; the text is what it said."""
 
 
-def render(helm, *options):
-    done = subprocess.run(
-        [helm, "template", "pathcast", CHART, "--namespace", "pathcast", *options], capture_output=True, text=True
-    )
+def render(helm, *options, **environment):
+    command = [helm, "template", "pathcast", CHART, "--namespace", "pathcast", *options]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode != 0:
         raise Refused(done.stderr)
     return done.stdout

@@ -14,8 +14,7 @@ class Running(unittest.TestCase):
     """A gateway by the settings of an installation where nothing is said."""
 
     def setUp(self):
-        self.pod = Pod("defaults").__enter__()
-        self.addCleanup(self.pod.__exit__)
+        self.pod = self.enterContext(Pod("defaults"))
         doors = {"PATHCAST__CLIENTS__LISTEN": "127.0.0.1:0", "PATHCAST__API__LISTEN": "127.0.0.1:0"}
         command = [gateway(), "--config", self.pod.file]
         environment = self.pod.environment(**doors)
