@@ -89,14 +89,15 @@
 {{/* All settings, as YAML. The API answers the kubelet and other pods, so it is on all interfaces, and has keys. */}}
 {{- define "pathcast.settings" -}}
 {{- $config := deepCopy .Values.config -}}
+{{- $address := ternary "[::]" .Values.listenAddress (eq .Values.listenAddress "::") -}}
 {{- $keys := list -}}
 {{- range fromYamlArray (include "pathcast.keys" .) -}}
 {{- $key := pick . "name" "scopes" "paths" "sha256" -}}
 {{- if .secret }}{{ $_ := set $key "key_file" (printf "/run/secrets/pathcast/%s" .name) }}{{ end -}}
 {{- $keys = append $keys $key -}}
 {{- end -}}
-{{- $_ := set $config "clients" (merge (dict "listen" "0.0.0.0:8080") ($config.clients | default dict)) -}}
-{{- $_ := set $config "api" (dict "listen" "0.0.0.0:8081" "key" $keys) -}}
+{{- $_ := set $config "clients" (merge (dict "listen" (printf "%s:8080" $address)) ($config.clients | default dict)) -}}
+{{- $_ := set $config "api" (dict "listen" (printf "%s:8081" $address) "key" $keys) -}}
 {{- if .Values.test.enabled -}}
 {{- $_ := set $config "path" (append ($config.path | default list) (dict "path" .Values.test.path)) -}}
 {{- end -}}
