@@ -308,6 +308,7 @@ fn desk(metrics: &Arc<Metrics>) -> Arc<Desk> {
         queue_bytes_max: 1_000,
         frame_bytes_max: 1_000,
         stream: false,
+        webhook: None,
         patience: Duration::from_millis(10),
     };
     let desk = Desk::new(config, metrics.upstream("feed"));

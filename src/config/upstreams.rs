@@ -1,5 +1,6 @@
 //! The upstreams: from what was written to what each needs to be dialled, or the first fault.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
@@ -8,6 +9,7 @@ use http::header::{
 
 use crate::config::fault::{At, Fault};
 use crate::config::meaning::{pem, subprotocols};
+use crate::config::webhooks::upstream_webhook;
 use crate::config::wire;
 use crate::proto::path::Path;
 use crate::proto::paths::Paths;
@@ -58,6 +60,9 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                           `stream` out and listen to GET /v1/upstreams/{name}/events";
             return Err(Fault::value(at.key("backend").key("stream"), what).advise(advice));
         }
+        let at_backend = at.key("backend");
+        let webhook = written.backend.as_ref();
+        let webhook = webhook.map(|backend| upstream_webhook(backend, &at_backend)).transpose()?;
         configs.push(Config {
             desk: desk::Config {
                 name,
@@ -65,6 +70,7 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                 queue_bytes_max: written.queue_bytes_max.0,
                 frame_bytes_max: wire.limits.frame_bytes_max.0,
                 stream,
+                webhook: webhook.flatten().map(Arc::new),
                 patience: patience(wire.broker.unicast_timeout.0),
             },
             remote: remote(wire, written, &at)?,

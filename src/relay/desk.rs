@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::proto::ask::Answer;
 use crate::proto::frame::Kind;
 use crate::proto::msg::Content;
 use crate::proto::upstream::{Dispatch, Name, State};
+use crate::proto::webhook::Webhook;
 
 /// What one waiting message costs beside its payload, roughly.
 const WAITING_BYTES: usize = 64;
@@ -34,6 +35,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// Whether its events are appended to a stream.
     pub stream: bool,
+    /// Where its events are posted.
+    pub webhook: Option<Arc<Webhook>>,
     /// How long whoever brings something waits for its being written before he is told that it
     /// waits.
     pub patience: Duration,
@@ -267,6 +270,7 @@ mod tests {
             queue_bytes_max: 1_000,
             frame_bytes_max: 2_000,
             stream: false,
+            webhook: None,
             patience: Duration::from_millis(10),
         };
         Desk::new(config, metrics)

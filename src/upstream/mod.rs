@@ -187,7 +187,7 @@ impl Upstream {
     /// Why the connection ended.
     async fn serve(&self, dialled: Dialled, lease: &Lease, ear: &Ear) -> String {
         let Dialled { socket, addr, subprotocol } = dialled;
-        let (desk, upstreams) = (&*self.desk, self.relay.upstreams());
+        let desk = &*self.desk;
         desk.metrics.dials_opened.inc();
         desk.connected();
         tracing::info!(upstream = %desk.config.name, %addr, "connected");
@@ -195,7 +195,7 @@ impl Upstream {
         let (subprotocol, user) = (subprotocol.as_deref(), None);
         let connect =
             Event::Connect { remote: &remote, subprotocol, user, origin: None, query: None };
-        upstreams.tell(desk, &connect);
+        self.relay.tell_of_upstream(desk, &connect);
         let service = Service {
             terms: &self.terms,
             relay: &self.relay,
@@ -205,7 +205,8 @@ impl Upstream {
             leaving: &self.leaving,
         };
         let end = service.serve(socket).await;
-        upstreams.tell(desk, &Event::Disconnect { close: &end.close, cause: end.cause });
+        self.relay
+            .tell_of_upstream(desk, &Event::Disconnect { close: &end.close, cause: end.cause });
         end.why
     }
 }
