@@ -18,7 +18,7 @@ use crate::relay::desk;
 use crate::upstream::connection::Terms;
 use crate::upstream::dial::Remote;
 use crate::upstream::tls::{self, Trust};
-use crate::upstream::{self, Config};
+use crate::upstream::{self, Config, Written};
 
 /// What a URL is refused with.
 const URL_ADVICE: &str = "as in \"wss://feed.example/stream?key=value\"";
@@ -81,9 +81,17 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
             },
             reconnect_min: written.reconnect_min.0,
             reconnect_max: written.reconnect_max.0,
+            written: whole(written, &at)?,
         });
     }
     Ok(configs)
+}
+
+/// What tells one upstream from another: its settings, and the certificates they name, as they are now.
+/// A token is read at each attempt to connect, so it is not among them.
+fn whole(written: &wire::Upstream, at: &At) -> Result<Written, Fault> {
+    let ca = written.ca.as_ref().map(|ca| pem(ca, at.key("ca"))).transpose()?;
+    Ok(Written(format!("{written:?} {ca:?}")))
 }
 
 /// Whoever publishes is to be told "queued" before his own patience ends, which is twice that.

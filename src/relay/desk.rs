@@ -48,8 +48,8 @@ pub struct Desk {
     queue: Mutex<Queue>,
     /// Something waits.
     changed: Notify,
-    /// How many events were told of it here.
-    seq: AtomicU64,
+    /// How many events were told of it here, also by the desk before this one.
+    seq: Arc<AtomicU64>,
     /// From before it was opened until it was given back.
     is_in_use: AtomicBool,
 }
@@ -78,13 +78,14 @@ pub struct Outgoing {
 }
 
 impl Desk {
-    pub fn new(config: Config, metrics: UpstreamMetrics) -> Desk {
+    /// `seq`: what its events are counted with, for as long as this pod lives.
+    pub fn new(config: Config, metrics: UpstreamMetrics, seq: Arc<AtomicU64>) -> Desk {
         Desk {
             config,
             metrics,
             queue: Mutex::default(),
             changed: Notify::new(),
-            seq: AtomicU64::new(0),
+            seq,
             is_in_use: AtomicBool::new(false),
         }
     }
@@ -273,7 +274,7 @@ mod tests {
             webhook: None,
             patience: Duration::from_millis(10),
         };
-        Desk::new(config, metrics)
+        Desk::new(config, metrics, Arc::default())
     }
 
     fn text(bytes: usize) -> Content {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
 use crate::backend::webhook;
-use crate::backend::webhook::lanes::{Key, Source, Teller};
+use crate::backend::webhook::lanes::{Source, Teller};
 use crate::broker::tenures::Tenures;
 use crate::broker::{Letter, Outage, Pending, Publication};
 use crate::clock::unix_ms;
@@ -37,9 +38,9 @@ const STREAM_BYTES_MAX: usize = 8 << 20;
 /// How often it is looked meanwhile.
 const ROOM_POLL: Duration = Duration::from_millis(5);
 
-/// All upstreams that are configured.
+/// All upstreams that are configured, as of now.
 pub struct Upstreams {
-    desks: Vec<Arc<Desk>>,
+    desks: ArcSwap<Vec<Arc<Desk>>>,
     events: Arc<Sse>,
     stream: Arc<Stream>,
     stream_partitions: u32,
@@ -56,27 +57,33 @@ pub struct Standing {
 }
 
 impl Upstreams {
+    /// None at first.
     pub fn new(
-        desks: Vec<Arc<Desk>>,
         events: Arc<Sse>,
         stream: Arc<Stream>,
         stream_partitions: u32,
         pod: PodId,
     ) -> Upstreams {
+        let desks = ArcSwap::default();
         Upstreams { desks, events, stream, stream_partitions, pod }
     }
 
-    pub fn named(&self, name: &str) -> Option<&Arc<Desk>> {
-        self.desks.iter().find(|desk| &**desk.config.name.text() == name)
+    /// From now on it is these.
+    pub fn replace(&self, desks: Vec<Arc<Desk>>) {
+        self.desks.store(Arc::new(desks));
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.desks.iter().map(|desk| desk.config.name.text())
+    pub fn named(&self, name: &str) -> Option<Arc<Desk>> {
+        self.desks.load().iter().find(|desk| &**desk.config.name.text() == name).cloned()
+    }
+
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.desks.load().iter().map(|desk| desk.config.name.text().clone()).collect()
     }
 
     /// Whether this pod holds one, or is about to give it back.
     pub fn are_in_use(&self) -> bool {
-        self.desks.iter().any(|desk| desk.is_in_use())
+        self.desks.load().iter().any(|desk| desk.is_in_use())
     }
 
     /// What the broker asks the holder.
@@ -193,7 +200,7 @@ impl Relay {
 
     /// What is known of all upstreams that the asker `may` know, in the order of the settings.
     pub async fn standings(&self, may: impl Fn(&str) -> bool) -> Result<Vec<Standing>, Refusal> {
-        let names = self.upstreams.names().filter(|name| may(name)).cloned();
+        let names = self.upstreams.names().into_iter().filter(|name| may(name));
         let standings = names.map(|name| async move {
             let holder = self.tenures().look(&name).await?.holder;
             let state = match holder {
@@ -255,8 +262,7 @@ impl Relay {
     /// Waits until more of an upstream can be taken: as long as it takes, since nothing is lost by
     /// not reading it.
     pub async fn room_for_upstream(&self, desk: &Desk) {
-        let lane = desk.config.webhook.as_ref();
-        let lane = lane.map(|_| Key::Upstream(desk.config.name.text().clone()));
+        let lane = self.upstreams.source(desk).map(|source| source.key());
         while self.broker.outage() != Outage::None
             || self.hub.is_crowded()
             || self.upstreams.stream.waiting_bytes() > STREAM_BYTES_MAX

@@ -81,7 +81,7 @@ impl Relay {
                     (Kind::Connect, Key::Session(session)) => {
                         self.heed_late_veto(*session, &answer);
                     }
-                    (Kind::Connect, Key::Upstream(_)) | (Kind::Disconnect, _) => {}
+                    (Kind::Connect, Key::Upstream(..)) | (Kind::Disconnect, _) => {}
                 },
                 None => {}
                 Some(Delivery::Dead(why)) => self.bury(&job, &why).await,

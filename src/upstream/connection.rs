@@ -92,10 +92,7 @@ impl End {
 
     /// Whether it is this end that closes.
     fn is_ours(&self) -> bool {
-        matches!(
-            self.cause,
-            Cause::Drain | Cause::TooBig | Cause::Protocol | Cause::Heartbeat | Cause::Slow
-        )
+        self.cause != Cause::Client && self.close.code != Close::NO_FRAME
     }
 }
 
@@ -288,7 +285,7 @@ impl Service<'_> {
         }
     }
 
-    /// What waits is written before the pod leaves.
+    /// What waits is written before the upstream is given back.
     async fn flush(&self, sink: &mut SplitSink<Socket, Message>) -> End {
         self.desk.shut();
         let flush = async {
@@ -299,7 +296,11 @@ impl Service<'_> {
         };
         // What could not be written in time is counted when the desk is closed.
         let _ = timeout(FLUSH_TIMEOUT, flush).await;
-        End::new(Close::new(1001, "this pod leaves"), Cause::Drain, "this pod leaves")
+        let (why, cause) = match self.relay.is_leaving() {
+            true => ("this pod leaves", Cause::Drain),
+            false => ("its settings have changed", Cause::Server),
+        };
+        End::new(Close::new(1001, why), cause, why)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::proto::paths::Configured;
 use crate::proto::session_id::{PodId, SessionId};
 use crate::proto::traceparent::Traceparent;
 use crate::proto::webhook::Webhook;
+use crate::proto::webhook::url::Url;
 
 /// What may wait of one teller before it is not read any more; what was read with it is still taken.
 const LANE_BYTES_MAX: usize = 64 << 10;
@@ -73,7 +74,8 @@ pub enum Teller {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     Session(SessionId),
-    Upstream(Arc<str>),
+    /// By its target, too: what waits for one that is no more keeps nothing from the one that is.
+    Upstream(Arc<str>, Url),
 }
 
 /// An event that is under way. To be settled.
@@ -105,11 +107,17 @@ struct Lane {
     is_held: bool,
 }
 
+impl Source {
+    pub fn key(&self) -> Key {
+        Key::Upstream(self.upstream.clone(), self.webhook.url.clone())
+    }
+}
+
 impl Teller {
     pub fn key(&self) -> Key {
         match self {
             Teller::Session(whose) => Key::Session(whose.session),
-            Teller::Upstream(source) => Key::Upstream(source.upstream.clone()),
+            Teller::Upstream(source) => source.key(),
         }
     }
 
@@ -300,7 +308,7 @@ impl Lanes {
         let part = match key {
             Key::Session(session) => usize::from(session.shard) % self.parts.len(),
             // There are few of them.
-            Key::Upstream(_) => 0,
+            Key::Upstream(..) => 0,
         };
         // Each change is whole before anything that could panic.
         self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
@@ -337,7 +345,6 @@ mod tests {
     use std::time::Duration;
 
     use crate::proto::paths::Pattern;
-    use crate::proto::webhook::url::Url;
     use crate::proto::webhook::{OnConnectError, OnError};
 
     fn lanes() -> (Lanes, mpsc::UnboundedReceiver<Key>) {
@@ -469,9 +476,9 @@ mod tests {
     #[test]
     fn an_upstream_is_held_as_a_session_is_in_a_lane_of_its_own() {
         let (lanes, mut ready) = lanes();
-        let url = Url::parse("http://127.0.0.1/").expect("a good URL");
+        let url = |text| Url::parse(text).expect("a good URL");
         let webhook = Webhook {
-            url,
+            url: url("http://127.0.0.1/"),
             on_error: OnError::Retry,
             on_connect_error: OnConnectError::Accept,
             retry_for: Duration::from_secs(1),
@@ -484,9 +491,10 @@ mod tests {
         };
         let feed = Teller::Upstream(source);
         let key = feed.key();
+        let other = Key::Upstream("feed".into(), url("http://127.0.0.2/"));
         let held = (0..=64).find(|&seq| lanes.push(feed.clone(), message(seq)));
         assert_eq!(held, Some(LANE_EVENTS_MAX as u64));
-        assert!(lanes.is_held(&key) && !lanes.is_held(&Key::Upstream("other".into())));
+        assert!(lanes.is_held(&key) && !lanes.is_held(&other));
         assert_eq!((ready.try_recv().ok(), ready.try_recv().ok()), (Some(key.clone()), None));
         let mut taken = 0;
         while lanes.is_held(&key) {
