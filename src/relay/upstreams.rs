@@ -259,6 +259,13 @@ impl Relay {
         Ok(self.broker.publish(Publication { id, path, content, traceparent: None }))
     }
 
+    /// Waits until the broker is there.
+    pub async fn broker_there(&self) {
+        while self.broker.outage() != Outage::None {
+            tokio::time::sleep(ROOM_POLL).await;
+        }
+    }
+
     /// Waits until more of an upstream can be taken: as long as it takes, since nothing is lost by
     /// not reading it.
     pub async fn room_for_upstream(&self, desk: &Desk) {

@@ -171,6 +171,13 @@ impl Upstream {
     async fn keep(mut self) {
         let leaving = self.leaving.clone();
         let name = self.desk.config.name.text().clone();
+        // Looking before the broker is there tells nothing, and the next look is a while away: what an
+        // emptied Redis does not say has to be known from before.
+        tokio::select! {
+            biased;
+            () = leaving.cancelled() => return,
+            () = self.relay.broker_there() => {}
+        }
         loop {
             let (grip, lease) = tokio::select! {
                 biased;
