@@ -40,6 +40,7 @@ impl Example {
             .env("PAGE_PORT", page_port.to_string())
             .env("REDIS_PORT", other_port.to_string())
             .env("MQTT_PORT", other_port.to_string())
+            .env("REMOTE_PORT", other_port.to_string())
             .process_group(0)
             .stdout(Stdio::piped())
             .spawn()
@@ -245,6 +246,35 @@ async fn what_is_said_in_a_room_is_heard_in_that_room() {
     let left = json!({"type": "who", "name": "Ada", "came": false});
     assert_eq!(next(&mut bob).await, left);
     assert!(example.page("chat/").await.contains("/ws/rooms/"));
+    example.interrupt().await;
+}
+
+/// Hears prices until all of these were among them.
+async fn hears_of(client: &mut Client, symbols: &[&str]) {
+    let mut missing = symbols.to_vec();
+    while !missing.is_empty() {
+        let quoted = next(client).await;
+        assert!(quoted["price"].as_f64().is_some_and(|price| price >= 1.0), "{quoted}");
+        missing.retain(|symbol| quoted["symbol"] != *symbol);
+    }
+}
+
+#[tokio::test]
+async fn what_another_server_sends_reaches_all_and_what_one_wishes_reaches_it() {
+    let mut example = Example::start("upstream-bridge").await;
+    example.says("listening to /ws/prices").await;
+    let mut clients = [example.open("/ws/prices").await, example.open("/ws/prices").await];
+    for client in &mut clients {
+        hears_of(client, &["COFFEE", "SUGAR"]).await;
+    }
+    clients[0].writer.text("no symbol").await;
+    clients[0].writer.text("TEA").await;
+    for client in &mut clients {
+        hears_of(client, &["SUGAR", "TEA"]).await;
+    }
+    example.says("a client came, epoch").await;
+    example.says("wished for TEA - sent").await;
+    assert!(example.page("upstream-bridge/").await.contains("/ws/prices"));
     example.interrupt().await;
 }
 

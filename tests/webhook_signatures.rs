@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use support::client::{self, Heard, Request};
 use support::gateway::Gateway;
 use support::redis::free_port;
+use support::remote::{Manner, Remote};
 use support::wait::eventually;
+use tokio_tungstenite::tungstenite::Message;
 
 const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDQSm37a1nGGo=";
@@ -51,6 +53,14 @@ async fn start(port: u16, secrets: &[&str]) -> Gateway {
     .await
 }
 
+fn upstream(port: u16, secret: &str, remote: &Remote) -> String {
+    format!(
+        "[[webhook.secret]]\nkey = \"{secret}\"\n[[path]]\npath = \"/ws\"\n[[upstream]]\nname = \"feed\"\n\
+         url = \"{}\"\nbackend = {{ webhook = \"http://127.0.0.1:{port}/up\" }}\n",
+        remote.url()
+    )
+}
+
 #[tokio::test]
 async fn a_public_library_believes_each_secret_in_use_and_no_other() {
     let (_program, port) = library(&[OLD, NEW]);
@@ -67,6 +77,21 @@ async fn a_public_library_believes_each_secret_in_use_and_no_other() {
     let gateway = start(port, &[]).await;
     let answer = client::ask(gateway.clients, &request).await.err().expect("a veto");
     assert!(answer.body.starts_with("[false, false] connect"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_public_library_believes_what_is_posted_of_an_upstream_and_its_answer_goes_out() {
+    let (_program, port) = library(&[OLD]);
+    let remote = Remote::start(Manner::Open).await;
+    let _gateway = Gateway::start(&upstream(port, OLD, &remote)).await;
+    eventually("a connection", async || (remote.opened() == 1).then_some(())).await;
+    remote.say("žluť");
+    assert_eq!(remote.wait_said(1).await, [Message::text("[true] message žluť")]);
+    let doubted = Remote::start(Manner::Open).await;
+    let _gateway = Gateway::start(&upstream(port, WRONG, &doubted)).await;
+    eventually("a connection", async || (doubted.opened() == 1).then_some(())).await;
+    doubted.say("x");
+    assert_eq!(doubted.wait_said(1).await, [Message::text("[false] message x")]);
 }
 
 /// The first block of Python in the documentation.
@@ -100,6 +125,14 @@ async fn the_backend_of_the_documentation_answers_and_believes_only_what_is_sign
     assert_eq!(status["status"], "online");
     client.writer.text("no action").await;
     client.leave().await;
+
+    // Both signatures hold for an upstream, too.
+    let remote = Remote::start(Manner::Open).await;
+    let _upstreams = Gateway::start(&upstream(port, NEW, &remote)).await;
+    eventually("a connection", async || (remote.opened() == 1).then_some(())).await;
+    remote.say(r#"{"action":"get_status"}"#);
+    let said = remote.wait_said(1).await.remove(0).into_text().expect("a text");
+    assert_eq!(said.as_str(), r#"{"status": "online"}"#);
 
     let stranger = start(port, &[WRONG]).await;
     let refused = client::ask(stranger.clients, &Request::upgrade("/ws")).await;

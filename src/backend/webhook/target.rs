@@ -113,7 +113,7 @@ impl Target {
         }
     }
 
-    /// Offers a session's event until something final became of it.
+    /// Offers an event until something final became of it.
     pub async fn deliver(
         &self,
         client: &Client,
