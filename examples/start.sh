@@ -5,8 +5,9 @@
 #   start.sh EXAMPLE SCRIPTS CLIENTS_PORT API_PORT PAGE_PORT [PORT PROGRAM…]
 #
 # The program, where there is one, is started first, and listens on that port.
-# The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PAGE names another example
-# whose page is served. PATHCAST_BIN names a gateway that is built already; without it cargo builds one.
+# The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT; WEBHOOK_PORT takes the place of
+# the webhook's in pathcast.toml. PAGE names another example whose page is served. PATHCAST_BIN names a
+# gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -15,6 +16,13 @@ clients_port=${CLIENTS_PORT:-$3} api_port=${API_PORT:-$4} page_port=${PAGE_PORT:
 export PATHCAST__CLIENTS__LISTEN=127.0.0.1:$clients_port
 export PATHCAST__API__LISTEN=127.0.0.1:$api_port
 export PATHCAST__LOG__LEVEL=${PATHCAST__LOG__LEVEL:-warn}
+
+config=$example/pathcast.toml
+if [ -n "${WEBHOOK_PORT:-}" ]; then
+  # What a path has stands in the file or nowhere: another port needs another file.
+  config=$(mktemp)
+  sed -E "s,(webhook = \"http://127\.0\.0\.1:)[0-9]+,\1$WEBHOOK_PORT," "$example/pathcast.toml" > "$config"
+fi
 
 # What examples share lies beside this script.
 export PYTHONPATH=$PWD
@@ -26,6 +34,7 @@ stop() {
   left=$(jobs -p)
   [ -z "$left" ] || kill $left 2>/dev/null || true
   wait
+  [ -z "${WEBHOOK_PORT:-}" ] || rm -f "$config"
 }
 trap stop EXIT
 trap 'exit 0' INT TERM
@@ -49,7 +58,7 @@ if [ $# -gt 6 ]; then
   "${@:7}" &
   listens "$6" "$7"
 fi
-"${gateway[@]}" --config "$example/pathcast.toml" &
+"${gateway[@]}" --config "$config" &
 listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
 listens "$page_port" "the page's server"
