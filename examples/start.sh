@@ -6,7 +6,8 @@
 #
 # The program, where there is one, is started first, and listens on that port.
 # The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PAGE names another example
-# whose page is served. EDIT, an expression of sed, changes the example's configuration. PATHCAST_BIN names a gateway that is built already; without it cargo builds one.
+# whose page is served. EDIT, an expression of sed, changes the example's configuration. PATHCAST_BIN names a
+# gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

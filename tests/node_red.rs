@@ -216,7 +216,7 @@ async fn pathcast_hears_and_is_heard_by_a_listening_node_red() {
     let mut plain = listen_to_upstream(&gateway, "plain").await;
     let mut whole = listen_to_upstream(&gateway, "whole").await;
     let clients = gateway.clients.to_string();
-    let red = NodeRed::start_at(port, "listen-on.json", &gateway, &clients).await;
+    let red = NodeRed::start_at(port, "listen-on.json", &gateway, &clients, &[]).await;
     are(&gateway, "connected").await;
 
     // Out: what is sent to an upstream arrives in the flow.
@@ -277,7 +277,7 @@ async fn what_is_sent_while_a_listening_node_red_is_away_arrives_when_it_is_back
             let sent = send(&gateway, upstream, &json!({"payload": name})).await;
             assert_eq!(sent, (202, "queued".into()));
         }
-        let red = NodeRed::start_at(port, "listen-on.json", &gateway, &clients).await;
+        let red = NodeRed::start_at(port, "listen-on.json", &gateway, &clients, &[]).await;
         are(&gateway, "connected").await;
         let mut from = Vec::new();
         for _ in 0..2 {

@@ -30,18 +30,25 @@ impl NodeRed {
     /// Starts a flow, whose clients go to `clients` and whose requests to the gateway's API, and
     /// waits until it runs.
     pub async fn start(flow: &str, gateway: &Gateway, clients: &str) -> NodeRed {
-        NodeRed::start_at(free_port(), flow, gateway, clients).await
+        NodeRed::start_at(free_port(), flow, gateway, clients, &[]).await
     }
 
-    /// The same where others know the port beforehand. It cannot tell one that it chose itself.
-    pub async fn start_at(port: u16, flow: &str, gateway: &Gateway, clients: &str) -> NodeRed {
+    /// As [`NodeRed::start`], where the gateway knows already, and with additional environment
+    /// variables.
+    pub async fn start_at(
+        port: u16,
+        flow: &str,
+        gateway: &Gateway,
+        clients: &str,
+        environment: &[(&str, &str)],
+    ) -> NodeRed {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target");
         let installed = target.join("node-red");
         assert!(installed.join("node_modules/node-red/red.js").exists(), "{MISSING}");
         let mut command = Command::new("integrations/node-red/run.sh");
         let api = gateway.api.trim_start_matches("http://");
         command.arg(flow).arg(port.to_string()).args([clients, api]);
-        command.env("NODE_RED", installed).process_group(0);
+        command.envs(environment.iter().copied()).env("NODE_RED", installed).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the script starts");
         let said = Arc::new(Mutex::new(String::new()));

@@ -174,12 +174,19 @@ impl Lanes {
         let lane = lanes.entry(key).or_insert_with(|| Lane::new(teller));
         lane.bytes += event.bytes();
         let is_message = event.kind == Kind::Message;
+        if event.kind == Kind::Disconnect {
+            // Of a session that has gone nothing is to be read on.
+            self.release(lane);
+        }
         lane.waiting.push_back(event);
         let is_full = lane.bytes > LANE_BYTES_MAX
             || lane.waiting.len() > LANE_EVENTS_MAX
             || total > self.waiting_bytes_max;
         let is_news = is_message && is_full && !lane.is_held;
-        lane.is_held |= is_news;
+        if is_news {
+            lane.is_held = true;
+            self.metrics.webhooked.held.inc();
+        }
         self.start(lane);
         is_news
     }
@@ -227,8 +234,9 @@ impl Lanes {
     /// The backend does not know of the session, or does not want it.
     pub fn forget(&self, session: &SessionId) {
         let key = Key::Session(*session);
-        if let Some(lane) = self.part(&key).remove(&key) {
+        if let Some(mut lane) = self.part(&key).remove(&key) {
             self.remove(lane.bytes);
+            self.release(&mut lane);
         }
     }
 
@@ -270,7 +278,7 @@ impl Lanes {
             && lane.waiting.len() <= LANE_EVENTS_MAX / 2
             && total <= self.waiting_bytes_max;
         // An empty one is read on whatever waits in others: nobody waits for somebody else's backend.
-        (has_room || lane.waiting.is_empty()) && std::mem::take(&mut lane.is_held)
+        (has_room || lane.waiting.is_empty()) && self.release(lane)
     }
 
     /// Whether it was held and not read on since: for tellers that look, and are not told.
@@ -285,6 +293,15 @@ impl Lanes {
     /// Whether more waits than may: nobody new is let in then.
     pub fn is_full(&self) -> bool {
         self.waiting_bytes.load(Ordering::SeqCst) > self.waiting_bytes_max
+    }
+
+    /// Its session is not held any more. Whether it was.
+    fn release(&self, lane: &mut Lane) -> bool {
+        let was_held = std::mem::take(&mut lane.is_held);
+        if was_held {
+            self.metrics.webhooked.held.dec();
+        }
+        was_held
     }
 
     fn start(&self, lane: &mut Lane) {
@@ -409,13 +426,26 @@ mod tests {
         let one = whose(1);
         let held =
             (0..100).filter(|&seq| lanes.push(Teller::Session(one.clone()), message(seq))).count();
-        assert_eq!(held, 1);
-        assert!(!lanes.push(Teller::Session(one.clone()), event(100, Kind::Disconnect, 1)));
-        let read_on: Vec<_> = (0..=100).filter(|_| work(&lanes, &one.session).1).collect();
+        assert_eq!((held, lanes.metrics.webhooked.held.get()), (1, 1));
+        let read_on: Vec<_> = (1..=100).filter(|_| work(&lanes, &one.session).1).collect();
         assert_eq!(read_on, [100 - LANE_EVENTS_MAX / 2]);
         let two = whose(2);
         assert!(lanes.push(Teller::Session(two.clone()), event(0, Kind::Message, LANE_BYTES_MAX)));
         assert!(work(&lanes, &two.session).1);
+        assert_eq!(lanes.metrics.webhooked.held.get(), 0);
+    }
+
+    #[test]
+    fn a_session_that_has_gone_is_held_no_longer() {
+        let (lanes, _ready) = lanes();
+        let (one, two) = (whose(1), whose(2));
+        assert!(lanes.push(Teller::Session(one.clone()), event(0, Kind::Message, LANE_BYTES_MAX)));
+        assert!(lanes.push(Teller::Session(two.clone()), event(0, Kind::Message, LANE_BYTES_MAX)));
+        assert!(!lanes.push(Teller::Session(one.clone()), event(1, Kind::Disconnect, 1)));
+        assert_eq!(lanes.metrics.webhooked.held.get(), 1);
+        assert!(!work(&lanes, &one.session).1 && !work(&lanes, &one.session).1);
+        lanes.forget(&two.session);
+        assert_eq!(lanes.metrics.webhooked.held.get(), 0);
     }
 
     #[test]
