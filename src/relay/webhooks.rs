@@ -40,6 +40,8 @@ pub enum Turned {
     Away { status: u16, line: String, retry_after: Option<String> },
     /// Its backend did not say in time.
     Unanswered,
+    /// Its session was ended meanwhile: this pod leaves, or the path was removed.
+    Ended,
 }
 
 impl Relay {
@@ -194,10 +196,12 @@ impl Relay {
         else {
             return Ok(());
         };
+        if !self.webhooks.lanes.begin(&whose.session) {
+            return Err(Turned::Ended);
+        }
         let job = connect(&whose, remote, greeting);
         let (tell, told) = oneshot::channel();
         let (relay, closing) = (self.clone(), self.lifecycle.closing().clone());
-        self.webhooks.lanes.begin(whose.clone());
         // A client that hangs up does not stop this: the backend may have heard of it.
         self.lifecycle.spawn(async move {
             tokio::select! {
@@ -241,7 +245,7 @@ impl Relay {
                 Ok(named)
             }
             Admission::Vetoed { status, line, retry_after } => {
-                lanes.forget(&session);
+                self.forget(&session);
                 Err(Turned::Away { status, line, retry_after })
             }
             Admission::Unanswered { why, .. } if on_error == OnConnectError::Accept => {
@@ -257,10 +261,17 @@ impl Relay {
                 }
                 match is_known {
                     true => lanes.connected(&session, None),
-                    false => lanes.forget(&session),
+                    false => self.forget(&session),
                 }
                 Err(Turned::Unanswered)
             }
+        }
+    }
+
+    /// The backend of a session that has not come knows nothing of it.
+    fn forget(&self, session: &SessionId) {
+        if self.webhooks.lanes.forget(session) {
+            self.broker.settle(session);
         }
     }
 }

@@ -250,19 +250,15 @@ impl Broker for Redis {
         })
     }
 
-    fn enlist(&self, id: SessionId, member: Member, owed: u8) -> Pending<()> {
-        self.roster.enlist(id, member, owed)
-    }
-
-    fn delist(&self, id: &SessionId) {
-        self.roster.delist(id);
+    fn enlist(&self, id: SessionId, member: Member) -> Pending<()> {
+        self.roster.enlist(id, member)
     }
 
     fn settle(&self, id: &SessionId) {
         self.roster.settle(id);
     }
 
-    fn claim(&self) -> Pending<Option<PodId>> {
+    fn claim(&self) -> Pending<Vec<PodId>> {
         let claims = self.claims.clone();
         Box::pin(async move { claims.claim().await })
     }
@@ -272,7 +268,7 @@ impl Broker for Redis {
         Box::pin(async move { claims.orphans(pod, cursor).await })
     }
 
-    fn adopt(&self, id: SessionId, owed: u8) -> Pending<()> {
+    fn adopt(&self, id: SessionId, owed: u8) -> Option<Pending<()>> {
         self.roster.adopt(id, owed)
     }
 
