@@ -69,8 +69,9 @@ impl Relay {
     }
 
     fn may_leave(self: &Arc<Self>) -> MayLeave {
-        let relay = self.clone();
-        Arc::new(move || relay.broker.holds_lease())
+        // Connections keep it for as long as they live.
+        let relay = Arc::downgrade(self);
+        Arc::new(move || relay.upgrade().is_some_and(|relay| relay.broker.holds_lease()))
     }
 
     async fn work_lane(self: &Arc<Self>, session: SessionId) {

@@ -117,7 +117,7 @@ impl Webhooks {
         let webhook = job.whose.configured.webhook.as_ref()?;
         let target = self.target(webhook);
         let Webhooks { config, metrics, .. } = self;
-        Some(target.deliver(self.client(), config, metrics, webhook, job, may_leave).await)
+        Some(target.deliver(self.client(may_leave), config, metrics, webhook, job, may_leave).await)
     }
 
     /// Asks the backend of a path whether a client may come.
@@ -127,7 +127,7 @@ impl Webhooks {
             return Admission::Unanswered { is_known: false, why };
         }
         let target = self.target(webhook);
-        target.admit(self.client(), &self.config, &self.metrics, job, may_leave).await
+        target.admit(self.client(may_leave), &self.config, &self.metrics, job, may_leave).await
     }
 
     /// Whether one more line may be logged of what a backend did wrong. Clients cause them, so they are
@@ -137,10 +137,10 @@ impl Webhooks {
         complaints.take(millis(self.started.elapsed()))
     }
 
-    fn client(&self) -> &Client {
+    fn client(&self, may_leave: &MayLeave) -> &Client {
         let Config { in_flight, connects_in_flight, disconnects_in_flight, .. } = self.config;
         let idle_max = in_flight + connects_in_flight + disconnects_in_flight;
-        self.client.get_or_init(|| Client::new(&self.lifecycle, idle_max))
+        self.client.get_or_init(|| Client::new(&self.lifecycle, idle_max, may_leave.clone()))
     }
 
     fn target(&self, webhook: &Webhook) -> Arc<Target> {

@@ -146,7 +146,7 @@ impl Target {
             let attempt = {
                 let _place = budget.acquire().await;
                 match self.wait_for_turn(may_leave, deadline).await {
-                    true => self.attempt(client, config, job, config.timeout, may_leave).await,
+                    true => self.attempt(client, config, job, config.timeout).await,
                     false => {
                         let why = "the backend does not answer".to_owned();
                         Attempt::Failed { why, after: None, is_known: false }
@@ -217,7 +217,7 @@ impl Target {
             if !self.wait_for_turn(may_leave, Some(deadline)).await {
                 return unanswered(was_known, "it has failed too often just now".to_owned());
             }
-            let (why, wait) = match self.attempt(client, config, job, left(), may_leave).await {
+            let (why, wait) = match self.attempt(client, config, job, left()).await {
                 Attempt::Answered(answer) => {
                     metrics.webhooked.taken.inc();
                     metrics.webhooked.seconds.observe(begun.elapsed().as_secs_f64());
@@ -288,7 +288,6 @@ impl Target {
         config: &Config,
         job: &Job,
         limit: Duration,
-        may_leave: &MayLeave,
     ) -> Attempt {
         let failed = |why: String, after, is_known| {
             if self.breaker().fail(self.now_ms()) {
@@ -309,8 +308,7 @@ impl Target {
             Kind::Disconnect => (false, false),
         };
         let body_bytes_max = if is_message { config.answer_bytes_max } else { REASON_BYTES_MAX };
-        let request =
-            request::post(&self.url, job, &config.secrets, unix_ms() / 1000, may_leave.clone());
+        let request = request::post(&self.url, job, &config.secrets, unix_ms() / 1000);
         let answer = match client.exchange(request, body_bytes_max, limit).await {
             Ok(answer) => answer,
             Err(failure @ Failure::Unreachable(_)) => {
