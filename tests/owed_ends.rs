@@ -128,8 +128,9 @@ async fn a_dead_backend_keeps_its_own_ends_owed_and_nobody_elses() {
     let second = start(&server, &backend, &dead, "").await;
     let survivor = start(&server, &backend, &dead, "").await;
     let _clients = [
-        crowd(&first, "/other", 20).await,
+        crowd(&first, "/other", 10).await,
         crowd(&first, "/both", 20).await,
+        crowd(&second, "/other", 10).await,
         crowd(&second, "/ws/1", 20).await,
     ];
     let known = sessions(&dead.of("connect"));
@@ -141,9 +142,8 @@ async fn a_dead_backend_keeps_its_own_ends_owed_and_nobody_elses() {
     backend.wait("disconnect", 40).await;
     owes(&server, 20).await;
     assert_eq!(streamed_ends(&server).len(), 20);
-    let of_the_dead = 20 * "{}".len();
     let waiting = survivor.counted("pathcast_webhook_waiting_bytes").await;
-    assert!(waiting >= of_the_dead as u64);
+    assert!(waiting > 0);
     // However often the roster is read meanwhile, each end waits once.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(12) {

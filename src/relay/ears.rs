@@ -22,7 +22,7 @@ use crate::proto::frame::Kind;
 use crate::proto::msg;
 use crate::proto::partition::partition;
 use crate::proto::path::Path;
-use crate::proto::paths::Configured;
+use crate::proto::paths::{Configured, OnFull};
 use crate::proto::session_id::SessionId;
 use crate::proto::stream::{Entry, Part};
 use crate::proto::traceparent::Traceparent;
@@ -94,7 +94,7 @@ impl Ears {
             traceparent,
         };
         if who.configured.stream {
-            let Part { configured, partition } = self.part(who);
+            let Part { configured, partition } = self.part(&who.id, who.configured);
             let entry = Entry { configured, partition, fields: event::fields(&head, event) };
             if let Event::Message { .. } = event {
                 let on_full = who.configured.on_full;
@@ -117,9 +117,9 @@ impl Ears {
     }
 
     /// Where the events of a session go.
-    fn part(&self, who: &Who<'_>) -> Part {
-        let configured = who.configured.pattern.text().clone();
-        Part { configured, partition: partition(&who.id, self.stream_partitions) }
+    fn part(&self, id: &SessionId, configured: &Configured) -> Part {
+        let configured = configured.pattern.text().clone();
+        Part { configured, partition: partition(id, self.stream_partitions) }
     }
 
     fn tell_webhook_of_end(&self, who: &Who<'_>, close: &Close, cause: Cause) {
@@ -169,6 +169,14 @@ impl Inbound for Ears {
         }
     }
 
+    fn holds(&self, id: &SessionId, configured: &Arc<Configured>) -> u8 {
+        let is_held = configured.stream
+            && configured.on_full == OnFull::Backpressure
+            && self.stream.is_crowded()
+            && self.stream.hold(&self.part(id, configured), *id);
+        u8::from(is_held)
+    }
+
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8 {
         let mut holds = 0;
         if self.is_wanted(&who) {
@@ -184,7 +192,7 @@ impl Inbound for Ears {
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
         if who.configured.stream {
-            self.stream.forget(&self.part(&who), &who.id);
+            self.stream.forget(&self.part(&who.id, who.configured), &who.id);
         }
         let mut unheard = 0;
         match end {
