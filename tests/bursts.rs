@@ -121,6 +121,9 @@ async fn a_crowd_that_floods_a_stream_while_redis_is_away_fills_no_memory_and_lo
     assert!(grown < 128 * MIB, "{} MiB more", grown / MIB);
 }
 
+/// An id, and names and texts in turn.
+type Entry = (String, Vec<String>);
+
 /// What a group is given of a stream until it has so many events, in their order. More than `length_max` are
 /// never in it.
 async fn read(server: &Redis, key: &str, count: usize, length_max: usize) -> Vec<(u64, String)> {
@@ -131,7 +134,7 @@ async fn read(server: &Redis, key: &str, count: usize, length_max: usize) -> Vec
             assert!(length <= length_max, "{length} entries are unread");
             let given = ["-2", "--json", "XREADGROUP", "GROUP", "group", "me", "COUNT", "200"];
             let given = server.command(&[&given[..], &["NOACK", "STREAMS", key, ">"]].concat());
-            let given: Option<Vec<(String, Vec<(String, Vec<String>)>)>> =
+            let given: Option<Vec<(String, Vec<Entry>)>> =
                 serde_json::from_str(&given).expect("entries");
             for (_, fields) in given.into_iter().flatten().flat_map(|(_, entries)| entries) {
                 let field = |name| {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::backend::{Asked, Backend, answer, status};
+use support::backend::{Asked, Backend, answer, logged, status};
 use support::client::{self, Client, Request};
 use support::gateway::Gateway;
 use support::redis::Redis;
@@ -156,6 +156,32 @@ async fn a_dead_backend_keeps_its_own_ends_owed_and_nobody_elses() {
     assert_eq!((ends.len(), sessions(&ends)), (20, known));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_whose_webhook_a_survivor_does_not_know_is_left_to_one_that_does() {
+    let server = Redis::start();
+    let (backend, other) = (Backend::start().await, Backend::start().await);
+    let lost = start(&server, &backend, &other, "").await;
+    let _clients = [crowd(&lost, "/ws/1", 5).await, crowd(&lost, "/other", 5).await];
+    owes(&server, 10).await;
+    let (redis, url) = (server.url(), other.url());
+    let mut ignorant = Gateway::start(&format!(
+        "[broker]\nurl = \"{redis}\"\nlease_ttl = \"3s\"\n[[path]]\npath = \"/other\"\n\
+         backend = {{ webhook = \"{url}\" }}\n"
+    ))
+    .await;
+    ignorant.ready().await;
+    lost.signal(Signal::KILL);
+    other.wait("disconnect", 5).await;
+    owes(&server, 5).await;
+    logged(&ignorant, &["this pod has no webhook for their paths"]).await;
+    let _knows = start(&server, &backend, &other, "").await;
+    ignorant.signal(Signal::TERM);
+    assert!(ignorant.exit().await.success(), "{}", ignorant.log());
+    backend.wait("disconnect", 5).await;
+    owes(&server, 0).await;
+    assert_eq!((backend.of("disconnect").len(), other.of("disconnect").len()), (5, 5));
+}
+
 /// A client that asks to be let in, and may go before it is answered.
 async fn ask(pod: &Gateway, path: &str) -> TcpStream {
     let mut socket = TcpStream::connect(pod.clients).await.expect("the door listens");
@@ -284,7 +310,7 @@ async fn a_pod_that_stood_still_and_was_claimed_says_nothing_more_to_webhooks_an
         client.writer.text("before").await;
     }
     backend.wait("message", 10).await;
-    stopped.signal(Signal::STOP);
+    stopped.stand_still().await;
     for client in &mut clients {
         for text in ["", "while it stands still"] {
             client.writer.text(text).await;

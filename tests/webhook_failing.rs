@@ -156,8 +156,8 @@ async fn with_drop_an_event_is_given_up_after_its_time_and_with_close_its_sessio
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_restarted_in_mid_burst_misses_no_message_and_no_order() {
-    const CLIENTS: usize = 10;
-    const MESSAGES: usize = 300;
+    const CLIENTS: usize = 50;
+    const MESSAGES: usize = 200;
     let mut backend = Backend::start().await;
     let gateway = start(&backend, "", "").await;
     let mut talking = Vec::new();

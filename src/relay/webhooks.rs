@@ -249,6 +249,13 @@ impl Relay {
                 self.forget(&session);
                 Err(Turned::Away { status, line, retry_after })
             }
+            Admission::Full => {
+                if self.webhooks.may_complain() {
+                    tracing::warn!(url = %webhook.url, "let nobody in: too much waits for backends");
+                }
+                self.forget(&session);
+                Err(Turned::Unanswered)
+            }
             Admission::Unanswered { why, .. } if on_error == OnConnectError::Accept => {
                 if self.webhooks.may_complain() {
                     tracing::warn!(url = %webhook.url, "let a client in without its backend's word: {why}");

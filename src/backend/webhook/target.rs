@@ -78,6 +78,8 @@ pub enum Admission {
         line: String,
         retry_after: Option<String>,
     },
+    /// Too much waits for backends: whoever came in would only add to it.
+    Full,
     /// The backend did not say. `is_known`: it may have heard of the session.
     Unanswered {
         is_known: bool,
