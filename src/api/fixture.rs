@@ -229,6 +229,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let config = hub::Config {
         shards: 1,
         sessions_max: 10,
+        session_age_max: None,
         message_bytes_max: MIB,
         frame_bytes_max: MIB,
         outbox_bytes_max: MIB,
@@ -289,13 +290,13 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         upstreams,
         metrics: metrics.clone(),
         paths,
-        leaving: lifecycle.draining().clone(),
         lifecycle: lifecycle.clone(),
     };
     let config = relay::Config {
         frame_bytes_max: MIB,
         unicast_timeout: Duration::from_secs(2),
         unready_after: Duration::from_secs(30),
+        sessions_soft_max: None,
     };
     Arc::new(Relay::new(config, parts))
 }

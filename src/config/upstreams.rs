@@ -9,6 +9,7 @@ use http::header::{
 use crate::config::fault::{At, Fault};
 use crate::config::meaning::{pem, subprotocols};
 use crate::config::wire;
+use crate::proto::backoff::Backoff;
 use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::upstream::Name;
@@ -73,8 +74,7 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                 to: written.to.as_ref().map(|to| path(to, paths, &at.key("to"))).transpose()?,
                 heartbeat: written.heartbeat.0,
             },
-            reconnect_min: written.reconnect_min.0,
-            reconnect_max: written.reconnect_max.0,
+            reconnect: Backoff { first: written.reconnect_min.0, most: written.reconnect_max.0 },
         });
     }
     Ok(configs)

@@ -22,6 +22,30 @@ impl Backoff {
     }
 }
 
+/// Attempts at one thing, one after the other.
+#[derive(Debug, Clone)]
+pub struct Attempts {
+    backoff: Backoff,
+    failures: u32,
+}
+
+impl Attempts {
+    pub fn new(backoff: Backoff) -> Attempts {
+        Attempts { backoff, failures: 0 }
+    }
+
+    /// An attempt has failed, or what it led to has ended after so long: how long to wait. What lasted
+    /// as long as the longest wait begins anew. `random`: any number, evenly chosen.
+    pub fn failed(&mut self, lasted: Duration, random: u64) -> Duration {
+        if lasted >= self.backoff.most {
+            self.failures = 0;
+        }
+        let wait = self.backoff.wait(self.failures, random);
+        self.failures = self.failures.saturating_add(1);
+        wait
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +63,23 @@ mod tests {
         assert_eq!(most(9, 30_000), Duration::from_secs(30));
         assert_eq!(most(u32::MAX, 30_000), Duration::from_secs(30));
         assert_eq!(most(0, 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn waits_double_up_to_their_bound_and_begin_anew_after_what_lasted() {
+        let (ms, us) = (Duration::from_millis, |ms: u64| ms * 1000);
+        let mut attempts = Attempts::new(Backoff { first: ms(250), most: ms(30_000) });
+        let bounds = [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
+        for bound in bounds {
+            assert_eq!(attempts.clone().failed(ms(0), us(bound)), ms(bound));
+            assert_eq!(attempts.clone().failed(ms(0), us(bound) + 1), ms(0));
+            attempts.failed(ms(29_999), 7);
+        }
+        for _ in 0..100 {
+            assert!(attempts.failed(ms(0), u64::MAX) <= ms(30_000));
+        }
+        assert_eq!(attempts.failed(ms(30_000), us(250) + 1), ms(0));
+        assert_eq!(attempts.failed(ms(0), us(500)), ms(500));
     }
 
     proptest! {

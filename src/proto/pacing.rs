@@ -1,4 +1,6 @@
-//! Pacing: how often something may happen, and how soon it is tried again.
+//! Pacing: how often something may happen, and how much of it by now.
+
+use std::time::Duration;
 
 /// A token bucket: `per_second` on average, a second's worth at once. The time is handed in.
 #[derive(Debug, Clone)]
@@ -29,36 +31,33 @@ impl Bucket {
     }
 }
 
-/// Attempts that fail one after the other: the wait before the next is anything between nothing and
-/// a bound that doubles each time (full jitter), so that many who lost the same server come back
-/// spread out.
-#[derive(Debug, Clone)]
-pub struct Backoff {
-    min_ms: u64,
-    max_ms: u64,
-    attempts: u32,
-}
-
-impl Backoff {
-    pub fn new(min_ms: u64, max_ms: u64) -> Backoff {
-        Backoff { min_ms, max_ms, attempts: 0 }
-    }
-
-    /// An attempt has failed, or what it led to has ended after `lasted_ms`: how long to wait, in
-    /// milliseconds. `random` is any number. What lasted as long as the longest wait begins anew.
-    pub fn failed(&mut self, lasted_ms: u64, random: u64) -> u64 {
-        if lasted_ms >= self.max_ms {
-            self.attempts = 0;
+/// How many of `all` are due once `passed` of a `whole` time is over, when they are to be spread
+/// evenly: the first at once, the last just before the end.
+pub fn due(all: usize, passed: Duration, whole: Duration) -> usize {
+    let (passed, whole) = (passed.as_micros(), whole.as_micros());
+    match u128::try_from(all) {
+        Ok(wide) if passed < whole => {
+            usize::try_from(wide * passed / whole + 1).unwrap_or(all).min(all)
         }
-        let doubled = self.min_ms.saturating_mul(1 << self.attempts.min(32));
-        self.attempts = self.attempts.saturating_add(1);
-        random % doubled.min(self.max_ms).saturating_add(1)
+        _ => all,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_due_grows_evenly_from_one_to_all() {
+        let (ms, whole) = (Duration::from_millis, Duration::from_secs(10));
+        let due_at = |at_ms| due(1000, ms(at_ms), whole);
+        assert_eq!([0, 10, 5_000, 9_999].map(due_at), [1, 2, 501, 1000]);
+        assert_eq!(due_at(10_000), 1000);
+        assert_eq!(due_at(20_000), 1000);
+        assert_eq!(due(0, ms(0), whole), 0);
+        assert_eq!(due(7, ms(0), ms(0)), 7);
+        assert_eq!(due(usize::MAX, Duration::MAX, Duration::MAX), usize::MAX);
+    }
 
     #[test]
     fn a_second_holds_what_it_says_and_no_more() {
@@ -68,21 +67,5 @@ mod tests {
         assert!(bucket.take(100));
         assert_eq!((0..100).filter(|_| bucket.take(60_000)).count(), 10);
         assert!(!bucket.take(0));
-    }
-
-    #[test]
-    fn waits_double_up_to_their_bound_and_begin_anew_after_what_lasted() {
-        let mut backoff = Backoff::new(250, 30_000);
-        let bounds = [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
-        for bound in bounds {
-            assert_eq!(backoff.clone().failed(0, bound), bound);
-            assert_eq!(backoff.clone().failed(0, bound + 1), 0);
-            backoff.failed(29_999, 7);
-        }
-        for _ in 0..100 {
-            assert!(backoff.failed(0, u64::MAX) <= 30_000);
-        }
-        assert_eq!(backoff.failed(30_000, 251), 0);
-        assert_eq!(backoff.failed(0, 500), 500);
     }
 }

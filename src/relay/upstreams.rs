@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
 use crate::broker::tenures::Tenures;
-use crate::broker::{Letter, Outage, Pending, Publication};
+use crate::broker::{Letter, Outage, Pending};
 use crate::clock::unix_ms;
+use crate::metrics::PathMetrics;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::event::{self, Event, Feed};
 use crate::proto::msg::Content;
@@ -199,17 +199,9 @@ impl Relay {
 
     /// Broadcasts what an upstream sent. The order of calls is the order of messages.
     pub fn bridge(&self, to: &Path, content: Content) -> Result<Pending<u64>, Refusal> {
-        let paths = self.paths.load();
-        let Some((path, configured)) = paths.resolve(to.as_str()) else {
-            return Err(Refusal::NoSuchPath);
-        };
-        let (_, payload) = content.frame(configured.wholemsg).ok_or(Refusal::Nothing)?;
-        if payload.len() > self.config.frame_bytes_max {
-            return Err(Refusal::TooBig(self.config.frame_bytes_max));
-        }
-        self.metrics.path(configured.pattern.text()).published_upstream.inc();
-        let id = Uuid::now_v7();
-        Ok(self.broker.publish(Publication { id, path, content, traceparent: None }))
+        let source = |path: &PathMetrics| path.published_upstream.inc();
+        let (_, pending) = self.begin(to, content, None, source)?;
+        Ok(pending)
     }
 
     /// Waits until more of an upstream can be taken: as long as it takes, since nothing is lost by

@@ -112,7 +112,7 @@ impl Relay {
         let content_type = answer.content_type().map(str::to_owned);
         let complain = |why: String| {
             let path = configured.pattern.text();
-            if self.webhooks.may_complain() {
+            if self.webhooks.complaints.are_due() {
                 tracing::warn!(session = %session.prefix(), %path, "dropped a backend's answer: {why}");
             }
         };
@@ -161,7 +161,7 @@ impl Relay {
     async fn bury(&self, job: &Job, why: &str) {
         let Job { whose: Whose { session, configured, .. }, event } = job;
         let path = configured.pattern.text();
-        if self.webhooks.may_complain() {
+        if self.webhooks.complaints.are_due() {
             tracing::error!(id = event.id, %path, "gave up an event: {why}");
         }
         let json = webhook::json(job);
@@ -173,7 +173,7 @@ impl Relay {
         ];
         let entry = Entry { configured: path.clone(), partition: 0, fields };
         if let Err(failure) = self.broker.bury(&entry).await
-            && self.webhooks.may_complain()
+            && self.webhooks.complaints.are_due()
         {
             tracing::error!(id = event.id, %path, "could not keep an event that was given up: {failure}");
         }
@@ -215,7 +215,7 @@ impl Relay {
         let named = told.await.unwrap_or(Err(Turned::Unanswered))?;
         if let Some(subprotocol) = named.subprotocol {
             if !offered.contains(&subprotocol) {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     let path = whose.configured.pattern.text();
                     tracing::error!(
                         %path,
@@ -250,21 +250,21 @@ impl Relay {
                 Err(Turned::Away { status, line, retry_after })
             }
             Admission::Full => {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     tracing::warn!(url = %webhook.url, "let nobody in: too much waits for backends");
                 }
                 self.forget(&session);
                 Err(Turned::Unanswered)
             }
             Admission::Unanswered { why, .. } if on_error == OnConnectError::Accept => {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     tracing::warn!(url = %webhook.url, "let a client in without its backend's word: {why}");
                 }
                 lanes.connected(&session, Some(job.event));
                 Ok(Named::default())
             }
             Admission::Unanswered { is_known, why } => {
-                if self.webhooks.may_complain() {
+                if self.webhooks.complaints.are_due() {
                     tracing::warn!(url = %webhook.url, "a backend did not answer a connect: {why}");
                 }
                 match is_known {

@@ -22,9 +22,9 @@ use uuid::Uuid;
 use crate::broker::tenures::Grip;
 use crate::clock::BootTime;
 use crate::lifecycle::Lifecycle;
+use crate::proto::backoff::{Attempts, Backoff};
 use crate::proto::event::Event;
 use crate::proto::millis::millis;
-use crate::proto::pacing::Backoff;
 use crate::proto::tenure::{LOOK_EVERY, RENEW_AGAIN, RENEW_EVERY, Taker};
 use crate::relay::Relay;
 use crate::relay::desk::{self, Desk};
@@ -41,16 +41,15 @@ pub struct Config {
     pub desk: desk::Config,
     pub remote: Remote,
     pub terms: Terms,
-    /// Between two attempts to connect: at first, and at most.
-    pub reconnect_min: Duration,
-    pub reconnect_max: Duration,
+    /// Between two attempts to connect.
+    pub reconnect: Backoff,
 }
 
 /// One upstream, as this pod takes care of it.
 struct Upstream {
     remote: Remote,
     terms: Terms,
-    backoff: Backoff,
+    attempts: Attempts,
     desk: Arc<Desk>,
     relay: Arc<Relay>,
     leaving: CancellationToken,
@@ -61,15 +60,15 @@ struct Upstream {
 
 /// Takes care of these until the pod leaves. The relay has their desks.
 pub fn start(configs: Vec<Config>, relay: &Arc<Relay>, lifecycle: &Lifecycle) {
-    for Config { desk, remote, terms, reconnect_min, reconnect_max } in configs {
+    for Config { desk, remote, terms, reconnect } in configs {
         let Some(desk) = relay.upstreams().named(desk.name.text()) else { continue };
         let upstream = Upstream {
             remote,
             terms,
-            backoff: Backoff::new(millis(reconnect_min), millis(reconnect_max)),
+            attempts: Attempts::new(reconnect),
             desk: desk.clone(),
             relay: relay.clone(),
-            leaving: lifecycle.draining().clone(),
+            leaving: lifecycle.leaving().clone(),
             taker: Taker::default(),
             begun: BootTime::now(),
         };
@@ -167,8 +166,7 @@ impl Upstream {
                 return;
             }
             let random = Uuid::new_v4().as_u64_pair().0;
-            let lasted_ms = millis(begun.elapsed());
-            let pause = Duration::from_millis(self.backoff.failed(lasted_ms, random));
+            let pause = self.attempts.failed(begun.elapsed(), random);
             let name = &self.desk.config.name;
             // Once for each reason: a server that is away would fill the log.
             if is_news {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -10,9 +9,9 @@ use tokio_rustls::rustls::client::danger::{
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
 };
-use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+use crate::authorities;
 
 /// Who is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,25 +31,18 @@ pub fn client(trust: Trust) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    match trust {
+    let roots = match trust {
         Trust::Anybody => {
             let verifier = Arc::new(Credulous(provider));
             let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
             return Ok(Arc::new(builder.with_no_client_auth()));
         }
-        Trust::System => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-        Trust::Authority(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| error.to_string())?;
-                roots.add(certificate).map_err(|error| error.to_string())?;
-            }
-        }
-    }
+        Trust::System => authorities::of_system(),
+        Trust::Authority(pem) => authorities::of_pem(&pem)
+            .map_err(|why| format!("there is no certificate of an authority in it: {why}"))?,
+    };
     match roots.is_empty() {
-        true => Err("there is no certificate of an authority".to_owned()),
+        true => Err("this system has no certificate of an authority".to_owned()),
         false => Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())),
     }
 }

@@ -62,6 +62,7 @@ pub fn roomy(shards: usize) -> Config {
     Config {
         shards,
         sessions_max: 10_000,
+        session_age_max: None,
         message_bytes_max: 1 << 20,
         frame_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 30,

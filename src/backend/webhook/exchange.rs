@@ -17,9 +17,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::authorities;
 use crate::backend::webhook::leave::{Connector, MayLeave};
 use crate::lifecycle::Lifecycle;
 
@@ -124,16 +125,10 @@ impl Client {
 }
 
 fn tls() -> ClientConfig {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!("cannot read a certificate of this system's authorities: {error}");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the default versions are those of this provider")
-        .with_root_certificates(roots)
+        .with_root_certificates(authorities::of_system())
         .with_no_client_auth()
 }
 

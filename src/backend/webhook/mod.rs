@@ -21,13 +21,12 @@ use crate::backend::webhook::exchange::Client;
 use crate::backend::webhook::lanes::{Event, Job, Lanes, Whose};
 use crate::backend::webhook::leave::MayLeave;
 use crate::backend::webhook::target::{Admission, Delivery, Target};
+use crate::complaints::Complaints;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::event::{self, Head};
 use crate::proto::frame::Kind;
-use crate::proto::millis::millis;
 use crate::proto::msg;
-use crate::proto::pacing::Bucket;
 use crate::proto::session_id::SessionId;
 use crate::proto::webhook::Webhook;
 use crate::proto::webhook::signature::Secret;
@@ -73,8 +72,8 @@ pub struct Webhooks {
     lifecycle: Lifecycle,
     /// By URL: the configuration may name one for several paths, and new ones after a reload.
     targets: Mutex<HashMap<Url, Arc<Target>>>,
-    complaints: Mutex<Bucket>,
-    started: Instant,
+    /// What backends did wrong.
+    pub complaints: Complaints,
     metrics: Arc<Metrics>,
 }
 
@@ -88,10 +87,8 @@ impl Webhooks {
     ) -> (Webhooks, mpsc::UnboundedReceiver<SessionId>) {
         let (lanes, ready) = Lanes::new(shards, WAITING_BYTES_MAX, metrics.clone());
         let (client, targets) = (OnceLock::new(), Mutex::default());
-        let complaints = Mutex::new(Bucket::new(COMPLAINTS_PER_SECOND, 0));
-        let started = Instant::now();
-        let webhooks =
-            Webhooks { config, lanes, client, lifecycle, targets, complaints, started, metrics };
+        let complaints = Complaints::new(COMPLAINTS_PER_SECOND);
+        let webhooks = Webhooks { config, lanes, client, lifecycle, targets, complaints, metrics };
         (webhooks, ready)
     }
 
@@ -127,13 +124,6 @@ impl Webhooks {
         }
         let target = self.target(webhook);
         target.admit(self.client(may_leave), &self.config, &self.metrics, job, may_leave).await
-    }
-
-    /// Whether one more line may be logged of what a backend did wrong. Clients cause them, so they are
-    /// bounded; what is counted tells the rest.
-    pub fn may_complain(&self) -> bool {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        complaints.take(millis(self.started.elapsed()))
     }
 
     fn client(&self, may_leave: &MayLeave) -> &Client {

@@ -18,9 +18,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, oneshot};
 
-use crate::broker::redis::complaints::Complaints;
 use crate::broker::{Failure, Outage};
 use crate::clock::BootTime;
+use crate::complaints::Complaints;
 
 /// What may wait: as much as in front of a shard.
 const WAITING_BYTES_MAX: usize = 64 << 20;

@@ -14,13 +14,13 @@ use uuid::Uuid;
 
 use crate::broker::redis::clock::Clock;
 use crate::broker::redis::commands::Commands;
-use crate::broker::redis::complaints::Complaints;
 use crate::broker::redis::envelope;
 use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::pulse::Pulse;
 use crate::broker::{Pending, Receiver};
 use crate::clock::BootTime;
+use crate::complaints::Complaints;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::ask::{Answer, Ask, Reach};

@@ -11,7 +11,6 @@ pub mod asker;
 pub mod claims;
 pub mod clock;
 pub mod commands;
-pub mod complaints;
 pub mod fence;
 pub mod inbox;
 pub mod interest;

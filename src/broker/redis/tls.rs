@@ -8,9 +8,10 @@ use std::sync::Arc;
 use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, Error, RootCertStore};
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::authorities;
 use crate::broker::redis::Address;
 
 /// What the files hold, in PEM.
@@ -69,14 +70,12 @@ pub fn choose_cryptography() {
 }
 
 fn verify(tls: &Tls) -> Result<(), Flaw> {
-    let mut roots = RootCertStore::empty();
-    if let Some(pem) = &tls.authority {
-        for cert in certificates(pem).map_err(Flaw::Authority)? {
-            roots.add(cert).map_err(|error| Flaw::Authority(error.to_string()))?;
-        }
-    }
+    let roots = match &tls.authority {
+        Some(pem) => authorities::of_pem(pem).map_err(Flaw::Authority)?,
+        None => RootCertStore::empty(),
+    };
     let Some(Identity { cert, key }) = &tls.identity else { return Ok(()) };
-    let chain = certificates(cert).map_err(Flaw::Cert)?;
+    let chain = authorities::certificates(cert).map_err(Flaw::Cert)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Flaw::Key(error.to_string()))?;
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
     ClientConfig::builder_with_provider(provider)
@@ -87,14 +86,4 @@ fn verify(tls: &Tls) -> Result<(), Flaw> {
             Error::InvalidCertificate(flaw) => Flaw::Cert(flaw.to_string()),
             error => Flaw::Key(error.to_string()),
         })
-}
-
-/// At least one.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => Err("no PEM of a certificate".to_owned()),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(error.to_string()),
-    }
 }

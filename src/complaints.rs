@@ -1,4 +1,5 @@
-//! What goes wrong once for each message is logged once a second at most.
+//! What goes wrong once for each message is logged a few times a second at most: clients cause it, and
+//! what is counted tells the rest.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -12,6 +13,11 @@ pub struct Complaints {
 }
 
 impl Complaints {
+    /// `per_second` ≥ 1.
+    pub fn new(per_second: u32) -> Complaints {
+        Complaints { begun: Instant::now(), pace: Mutex::new(Bucket::new(per_second, 0)) }
+    }
+
     /// Whether one may be logged now.
     pub fn are_due(&self) -> bool {
         let now_ms = millis(self.begun.elapsed());
@@ -19,8 +25,9 @@ impl Complaints {
     }
 }
 
+/// One a second.
 impl Default for Complaints {
     fn default() -> Complaints {
-        Complaints { begun: Instant::now(), pace: Mutex::new(Bucket::new(1, 0)) }
+        Complaints::new(1)
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The only module that knows everyone. No part knows who made it.
 
+pub mod leave;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -97,6 +99,10 @@ impl App {
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
         let shards = settings.hub.shards;
+        let hard = settings.hub.sessions_max;
+        let soft = settings.relay.sessions_soft_max.unwrap_or(hard);
+        metrics.sessions_limit_hard.set(i64::try_from(hard).unwrap_or(i64::MAX));
+        metrics.sessions_limit_soft.set(i64::try_from(soft).unwrap_or(i64::MAX));
         let (webhooks, lanes) =
             Webhooks::new(settings.webhook, shards, metrics.clone(), lifecycle.clone());
         let webhooks = Arc::new(webhooks);
@@ -151,7 +157,6 @@ impl App {
             taps,
             metrics: metrics.clone(),
             paths,
-            leaving: lifecycle.draining().clone(),
             lifecycle: lifecycle.clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
@@ -234,10 +239,7 @@ impl App {
              it begins anew under another id"
         );
         self.ears.mute();
-        self.metrics.draining.set(1);
-        self.lifecycle.draining().cancel();
-        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
-        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
+        self.say_farewell();
         let ended = async {
             while self.hub.occupied() > 0 {
                 tokio::time::sleep(LEAVE_POLL).await;
@@ -253,42 +255,13 @@ impl App {
         Paths::clone(&self.relay.paths())
     }
 
-    /// Leaves in good order: nothing new comes in, every session is told 1012 with a time to come
-    /// back, what waits for it is written, requests end. `hurry` cuts the waiting short.
-    pub async fn leave(self, hurry: impl Future<Output = ()>) {
-        tracing::info!(sessions = self.hub.occupied(), "leaving");
+    /// Every session is told when to come back, and nothing new comes in.
+    fn say_farewell(&self) {
         self.metrics.draining.set(1);
+        self.lifecycle.leaving().cancel();
         self.lifecycle.draining().cancel();
-        let ms = millis(self.drain.retry_after);
-        let farewell = Farewell::RetryWithin { ms };
+        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
-        let flushed = async {
-            // The last events of upstreams are told, too.
-            let holds_any = || self.relay.upstreams().are_in_use();
-            while self.hub.occupied() > 0 || holds_any() || self.has_untold() {
-                tokio::time::sleep(LEAVE_POLL).await;
-            }
-        };
-        let leave = async {
-            if tokio::time::timeout(self.drain.timeout, flushed).await.is_err() {
-                let has_untold = self.has_untold();
-                let sessions = self.hub.occupied();
-                tracing::warn!(sessions, has_untold, "left in mid-farewell");
-            }
-            if !self.lifecycle.finish(FINISH_TIMEOUT).await {
-                tracing::warn!("some requests did not end in time");
-            }
-        };
-        tokio::select! {
-            () = leave => {}
-            () = hurry => tracing::warn!(sessions = self.hub.occupied(), "left in a hurry"),
-        }
-        self.hub.stop();
-    }
-
-    /// Whether an event waits that somebody is to be told of.
-    fn has_untold(&self) -> bool {
-        self.events.has_waiting() || self.stream.has_waiting() || self.webhooks.lanes.has_waiting()
     }
 }
 
