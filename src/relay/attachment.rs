@@ -71,7 +71,7 @@ impl Attachment {
         let subscribed = relay.broker.subscribe(path);
         // Looked at only now: whoever changes one of these sweeps the sessions afterwards, so
         // either it is seen here, or the sweep finds the session in its place.
-        if relay.is_leaving() {
+        if relay.is_draining() {
             return Err(Unattached::Leaving);
         }
         if relay.paths.load().named(configured.pattern.text()).is_none() {

@@ -469,7 +469,7 @@ mod tests {
         assert!(!lanes.push(Teller::Session(one.clone()), event(1, Kind::Disconnect, 1)));
         assert_eq!(lanes.metrics.webhooked.held.get(), 1);
         assert!(!work(&lanes, &one.session).1 && !work(&lanes, &one.session).1);
-        lanes.forget(&two.session);
+        let _ = lanes.forget(&two.session);
         assert_eq!(lanes.metrics.webhooked.held.get(), 0);
     }
 
