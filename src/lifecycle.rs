@@ -1,8 +1,8 @@
-//! Coming and going: tracked tasks, the two steps of leaving, signals.
+//! Coming and going: tracked tasks, the steps of leaving, signals.
 //!
 //! This is the only place that spawns a task, so that every task is known and awaited at the end.
-//! A task that runs until the pod leaves watches [`Lifecycle::draining`] or
-//! [`Lifecycle::closing`]; nothing is aborted.
+//! A task that runs until the pod leaves watches [`Lifecycle::leaving`], [`Lifecycle::draining`] or
+//! [`Lifecycle::closing`], which come in this order; nothing is aborted.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
     tasks: TaskTracker,
+    leaving: CancellationToken,
     draining: CancellationToken,
     closing: CancellationToken,
     claimed: CancellationToken,
@@ -25,7 +26,13 @@ impl Lifecycle {
         self.tasks.spawn(task);
     }
 
-    /// Cancelled when the pod begins to leave: accept nothing new.
+    /// Cancelled when the pod is to leave: others are told, what can move at once moves, and clients
+    /// that come all the same are taken.
+    pub fn leaving(&self) -> &CancellationToken {
+        &self.leaving
+    }
+
+    /// Cancelled when the sessions begin to be closed: accept nothing new.
     pub fn draining(&self) -> &CancellationToken {
         &self.draining
     }
@@ -52,8 +59,10 @@ impl Lifecycle {
 /// What the world outside asks of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// SIGTERM or SIGINT: leave; a second one: at once.
+    /// SIGTERM: leave in good order.
     Leave,
+    /// SIGINT: leave without delay; somebody sits there and waits.
+    Hurry,
     /// SIGHUP: read the configuration again.
     Reload,
 }
@@ -79,7 +88,7 @@ impl Signals {
     pub async fn next(&mut self) -> Wish {
         tokio::select! {
             _ = self.terminate.recv() => Wish::Leave,
-            _ = self.interrupt.recv() => Wish::Leave,
+            _ = self.interrupt.recv() => Wish::Hurry,
             _ = self.hang_up.recv() => Wish::Reload,
         }
     }

@@ -8,7 +8,7 @@ use clap::Parser;
 use pathcast::app::App;
 use pathcast::cli::bench;
 use pathcast::cli::check::{self, Form};
-use pathcast::cli::{Cli, Command};
+use pathcast::cli::{Cli, Command, ready};
 use pathcast::config::{self, Settings, Source};
 use pathcast::lifecycle::{Signals, Wish};
 use pathcast::trace;
@@ -32,10 +32,15 @@ fn main() -> ExitCode {
         },
         Command::Bench(args) => bench::run(&args, &mut std::io::stdout(), &mut std::io::stderr()),
         Command::Check(args) => {
-            let text = |form| match form {
-                Form::Schema => Ok(config::schema()),
-                Form::Toml => config::check(&source).map(|settings| settings.to_toml()),
-                Form::Json => config::check(&source).map(|settings| settings.to_json()),
+            let text = |form| -> anyhow::Result<String> {
+                Ok(match form {
+                    Form::Schema => config::schema(),
+                    Form::Toml => config::check(&source)?.to_toml(),
+                    Form::Json => config::check(&source)?.to_json(),
+                    Form::Ready => {
+                        ready::ask(config::load(&source)?.api.listen).map_err(anyhow::Error::msg)?
+                    }
+                })
             };
             check::run(args, text, &mut std::io::stdout(), &mut std::io::stderr())
         }
@@ -63,9 +68,8 @@ async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
             tokio::select! {
                 wish = signals.next() => match wish {
                     Wish::Reload => app.reload(),
-                    Wish::Leave => {
-                        let hurry = async { while signals.next().await != Wish::Leave {} };
-                        app.leave(hurry).await;
+                    Wish::Leave | Wish::Hurry => {
+                        app.leave(wish, &mut signals).await;
                         return Ok(());
                     }
                 },
@@ -73,7 +77,7 @@ async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
                 () = app.claimed() => break,
             }
         }
-        settings.paths = app.give_up().await;
+        (settings.paths, settings.upstreams) = app.give_up().await;
     }
 }
 

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::proto::ask::Answer;
@@ -57,6 +57,11 @@ pub struct Metrics {
     pub fanout_seconds: Histogram,
     pub outbox_bytes: IntGauge,
     pub draining: IntGauge,
+    pub drain_remaining: IntGauge,
+    /// Unix time, seconds.
+    pub drain_end: Gauge,
+    pub sessions_limit_hard: IntGauge,
+    pub sessions_limit_soft: IntGauge,
     pub shard_imbalance: IntGauge,
     pub event_listeners: IntGauge,
     pub event_taps: IntGauge,
@@ -221,6 +226,12 @@ impl Metrics {
             "Sessions that are not read until a backend can take more.",
             "backend",
         )?;
+        let limits = gauges("sessions_limit", "How many sessions this pod may have.", "kind")?;
+        let drain_end = Gauge::with_opts(Opts::new(
+            "drain_end_timestamp_seconds",
+            "By when a pod that leaves has planned to be gone, Unix time; 0: it stays.",
+        ))?;
+        registry.register(Box::new(drain_end.clone()))?;
         let stream_backlog = gauges(
             "stream_backlog",
             "Entries that a group has not acknowledged, of the path's stream with the most.",
@@ -305,6 +316,13 @@ impl Metrics {
             fanout_seconds,
             outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,
             draining: gauge("draining", "1 while this pod leaves.")?,
+            drain_remaining: gauge(
+                "drain_remaining",
+                "Sessions that a pod that leaves still has.",
+            )?,
+            drain_end,
+            sessions_limit_hard: limits.with_label_values(&["hard"]),
+            sessions_limit_soft: limits.with_label_values(&["soft"]),
             shard_imbalance: gauge(
                 "shard_imbalance",
                 "Sessions of the fullest shard less those of the emptiest.",
@@ -369,6 +387,19 @@ impl Metrics {
             lost: messages("lost"),
             dials_opened: dials("opened"),
             dials_failed: dials("failed"),
+        }
+    }
+
+    /// It is configured no more: nobody is to be told that it is away.
+    pub fn forget_upstream(&self, name: &str) {
+        // What was never counted is not there to be removed.
+        let _ = self.upstream_connected.remove_label_values(&[name]);
+        let _ = self.upstream_waiting_bytes.remove_label_values(&[name]);
+        for result in ["received", "sent", "queued", "refused", "lost"] {
+            let _ = self.upstream_messages.remove_label_values(&[name, result]);
+        }
+        for result in ["opened", "failed"] {
+            let _ = self.upstream_dials.remove_label_values(&[name, result]);
         }
     }
 

@@ -35,6 +35,8 @@ need_packages() {
   command -v python3 >/dev/null || missing+=(python3)
   command -v redis-server >/dev/null || missing+=(redis-server)
   command -v mosquitto >/dev/null || missing+=(mosquitto)
+  command -v promtool >/dev/null || missing+=(prometheus)
+  command -v openssl >/dev/null || missing+=(openssl)
   command -v npm >/dev/null || missing+=(nodejs npm)
   python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
   [ ${#missing[@]} -gt 0 ] || return 0
@@ -95,6 +97,7 @@ stage "clippy" cargo clippy --locked --all-targets --quiet -- -D warnings
 stage "licences and sources" cargo deny --log-level error check licenses bans sources
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 stage "build" cargo build --locked --all-targets --quiet
+stage "chart" tests/chart.sh
 stage "tests" cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow
 
 printf '\nAll passed.\n'

@@ -241,6 +241,8 @@ backend = {{ webhook = "{}" }}
         assert!(matches!(heard, Heard::Ping(_)), "{heard:?}");
     }
     assert_eq!(hanging.of("message").len(), 1, "one under way at a time");
+    let held = "pathcast_backend_held_sessions{backend=\"webhook\"}";
+    assert_eq!(gateway.counted(held).await, 1);
     go.send_replace(true);
     slow.leave().await;
     hanging.wait("disconnect", 1).await;
@@ -248,6 +250,7 @@ backend = {{ webhook = "{}" }}
     let expected: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
     assert_eq!(heard.into_values().collect::<Vec<_>>(), [expected]);
     assert_eq!(gateway.counted("pathcast_webhook_waiting_bytes").await, 0);
+    assert_eq!(gateway.counted(held).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,6 +229,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let config = hub::Config {
         shards: 1,
         sessions_max: 10,
+        session_age_max: None,
         message_bytes_max: MIB,
         frame_bytes_max: MIB,
         outbox_bytes_max: MIB,
@@ -262,7 +263,8 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let presence = Arc::new(Presence::new(hub.shards()));
     let paths = Arc::new(ArcSwap::from_pointee(paths));
     let hearsay = Arc::new(Hearsay::new(events.clone()));
-    let upstreams = Arc::new(Upstreams::new(vec![desk(metrics)], events.clone(), stream, 1, pod));
+    let upstreams = Arc::new(Upstreams::new(events.clone(), stream, 1, pod));
+    upstreams.replace(vec![desk(metrics)]);
     let (taps, _) = Taps::new(events.clone());
     let taps = Arc::new(taps);
     let local = Local {
@@ -289,13 +291,13 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         upstreams,
         metrics: metrics.clone(),
         paths,
-        leaving: lifecycle.draining().clone(),
         lifecycle: lifecycle.clone(),
     };
     let config = relay::Config {
         frame_bytes_max: MIB,
         unicast_timeout: Duration::from_secs(2),
         unready_after: Duration::from_secs(30),
+        sessions_soft_max: None,
     };
     Arc::new(Relay::new(config, parts))
 }
@@ -308,9 +310,10 @@ fn desk(metrics: &Arc<Metrics>) -> Arc<Desk> {
         queue_bytes_max: 1_000,
         frame_bytes_max: 1_000,
         stream: false,
+        webhook: None,
         patience: Duration::from_millis(10),
     };
-    let desk = Desk::new(config, metrics.upstream("feed"));
+    let desk = Desk::new(config, metrics.upstream("feed"), Arc::default());
     desk.open(1);
     Arc::new(desk)
 }

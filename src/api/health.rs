@@ -62,9 +62,6 @@ async fn livez(extract::State(state): extract::State<State>) -> Response {
 }
 
 async fn readyz(extract::State(state): extract::State<State>) -> Response {
-    if state.lifecycle.draining().is_cancelled() {
-        return health(Err("draining".to_owned()));
-    }
     health(state.relay.readiness())
 }
 

@@ -35,6 +35,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -43,7 +44,6 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::api::body::Budget;
 use crate::api::patience::Patient;
@@ -180,8 +180,9 @@ async fn accept(listener: TcpListener, state: State, silent: Silent) {
         };
         match accepted {
             Ok((socket, _)) => {
-                let (router, closing) = (router.clone(), closing.clone());
-                state.lifecycle.spawn(serve_one(socket, silent.connect(), router, closing));
+                let lifecycle = state.lifecycle.clone();
+                let served = serve_one(socket, silent.connect(), router.clone(), lifecycle);
+                state.lifecycle.spawn(served);
             }
             Err(error) => {
                 tracing::warn!(%error, "the API cannot accept");
@@ -191,20 +192,21 @@ async fn accept(listener: TcpListener, state: State, silent: Silent) {
     }
 }
 
-async fn serve_one(
-    socket: TcpStream,
-    client: Connection,
-    router: Router,
-    closing: CancellationToken,
-) {
+async fn serve_one(socket: TcpStream, client: Connection, router: Router, lifecycle: Lifecycle) {
+    let (leaving, closing) = (lifecycle.leaving().clone(), lifecycle.closing().clone());
     // Without it the system joins small answers at the cost of time; nothing else hangs on it.
     let _ = socket.set_nodelay(true);
     let (router, asker) = (TowerToHyperService::new(router), client.clone());
     let answer = service_fn(move |request| {
         let asking = asker.ask();
         let answer = router.call(request);
+        let leaving = leaving.clone();
         async move {
-            let response = answer.await?;
+            let mut response = answer.await?;
+            if leaving.is_cancelled() {
+                // Whoever keeps connections asks another pod next.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, std::convert::Infallible>(response.map(|body| kept(body, asking)))
         }
     });

@@ -15,6 +15,11 @@ pub struct Args {
     /// Print the settings in effect as JSON.
     #[arg(long)]
     pub json: bool,
+
+    /// Ask the gateway that runs here with these settings whether it is ready: a health command for
+    /// where no shell or HTTP client is.
+    #[arg(long, conflicts_with_all = ["schema", "json"])]
+    pub ready: bool,
 }
 
 /// What can be printed.
@@ -26,6 +31,8 @@ pub enum Form {
     Json,
     /// The JSON Schema; needs no settings.
     Schema,
+    /// What the gateway that runs says of itself.
+    Ready,
 }
 
 /// Prints what was asked for to `out`, or why it cannot be to `err`. The code is 0 or 1 (2 is
@@ -39,7 +46,8 @@ pub fn run<E: Display>(
     let form = match args {
         Args { schema: true, .. } => Form::Schema,
         Args { json: true, .. } => Form::Json,
-        Args { schema: false, json: false } => Form::Toml,
+        Args { ready: true, .. } => Form::Ready,
+        Args { schema: false, json: false, ready: false } => Form::Toml,
     };
     let written = match text(form) {
         Ok(text) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
@@ -75,11 +83,13 @@ mod tests {
 
     #[test]
     fn good_settings_are_printed_and_bad_ones_told_apart() {
-        let args = |schema, json| Args { schema, json };
+        let args = |schema, json| Args { schema, json, ready: false };
         let good = (ExitCode::SUCCESS, "a = 1\n", "");
         assert_eq!(check(args(false, false), Ok("a = 1\n"), good), Form::Toml);
         assert_eq!(check(args(false, true), Ok("a = 1\n"), good), Form::Json);
         assert_eq!(check(args(true, false), Ok("a = 1\n"), good), Form::Schema);
+        let ready = Args { ready: true, ..args(false, false) };
+        assert_eq!(check(ready, Ok("a = 1\n"), good), Form::Ready);
         check(args(false, false), Err("f:1:1: no"), (ExitCode::FAILURE, "", "f:1:1: no\n"));
     }
 }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod check;
 pub mod load;
+pub mod ready;
 
 use std::path::PathBuf;
 
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn serve_is_what_happens_without_a_command() {
         <Cli as CommandFactory>::command().debug_assert();
-        let checks = |schema, json| Command::Check(check::Args { schema, json });
+        let checks = |schema, json| Command::Check(check::Args { schema, json, ready: false });
         check("pathcast", Some((Command::Serve, None)));
         check("pathcast serve", Some((Command::Serve, None)));
         check("pathcast --config a.toml", Some((Command::Serve, Some("a.toml"))));
@@ -64,6 +65,9 @@ mod tests {
         check("pathcast check --json", Some((checks(false, true), None)));
         check("pathcast check --schema", Some((checks(true, false), None)));
         check("pathcast check --schema --json", None);
+        let ready = check::Args { schema: false, json: false, ready: true };
+        check("pathcast check --ready", Some((Command::Check(ready), None)));
+        check("pathcast check --ready --json", None);
         check("pathcast start", None);
         check("pathcast check a.toml", None);
     }

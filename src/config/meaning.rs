@@ -58,6 +58,7 @@ pub fn settings(
         hub: hub::Config {
             shards,
             sessions_max: limits.sessions_max,
+            session_age_max: limits.session_age_max.0,
             message_bytes_max: limits.message_bytes_max.0,
             frame_bytes_max: limits.frame_bytes_max.0,
             outbox_bytes_max: limits.outbox_bytes_max.0,
@@ -72,6 +73,7 @@ pub fn settings(
             frame_bytes_max: limits.frame_bytes_max.0,
             unicast_timeout: wire.broker.unicast_timeout.0,
             unready_after: wire.broker.unready_after.0,
+            sessions_soft_max: limits.sessions_soft_max,
         },
         broker: redis(&wire.broker, wire.limits.publish_bytes_max.0)?,
         stream_partitions: wire.broker.stream_partitions,
@@ -80,7 +82,12 @@ pub fn settings(
         upstreams: upstreams::upstreams(&wire, &paths)?,
         paths,
         log: log(&wire.log)?,
-        drain: Drain { retry_after: wire.drain.retry_after.0, timeout: wire.drain.timeout.0 },
+        drain: Drain {
+            settle: wire.drain.settle.0.unwrap_or_default(),
+            window: wire.drain.window.0.unwrap_or_default(),
+            retry_after: wire.drain.retry_after.0,
+            timeout: wire.drain.timeout.0,
+        },
         source: None,
         wire,
     })
@@ -189,7 +196,16 @@ fn holds(limits: &wire::Limits, written: &dyn Fn(&At) -> bool) -> Result<(), Fau
             return Err(Fault::value(at, what).advise(advice));
         }
     }
-    Ok(())
+    let at = At::keys(["limits", "sessions_soft_max"]);
+    match limits.sessions_soft_max {
+        Some(0) => Err(Fault::value(at, "a pod with one session would never be ready")
+            .advise("leave it out for no such limit")),
+        Some(soft) if soft > limits.sessions_max => {
+            let what = format!("{soft} is more than sessions_max ({})", limits.sessions_max);
+            Err(Fault::value(at, what).advise("the soft limit lies below it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn gateway(wire: &wire::Wire) -> Result<gateway::Config, Fault> {

@@ -69,6 +69,10 @@ pub struct Settings {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
+    /// How long new clients are still taken once this pod is not ready any more.
+    pub settle: Duration,
+    /// Over what time the sessions are closed.
+    pub window: Duration,
     /// The upper end of the random time after which clients are told to come back.
     pub retry_after: Duration,
     /// How long the flush may take at most.

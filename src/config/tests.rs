@@ -145,6 +145,8 @@ fn every_setting_gets_to_its_part() {
         slow_after = "9s"
         close_timeout = "10s"
         sessions_max = 11
+        sessions_soft_max = 10
+        session_age_max = "17s"
         handshakes_max = 12
         handshakes_per_second = 13
         concrete_paths_max = 14
@@ -155,6 +157,8 @@ fn every_setting_gets_to_its_part() {
         format = "json"
         level = "warn,pathcast::hub=debug"
         [drain]
+        settle = "18s"
+        window = "19s"
         retry_after = "15s"
         timeout = "16s"
         [[path]]
@@ -190,6 +194,7 @@ fn every_setting_gets_to_its_part() {
     let hub = hub::Config {
         shards: 3,
         sessions_max: 11,
+        session_age_max: Some(second(17)),
         message_bytes_max: 1000,
         frame_bytes_max: 4000,
         outbox_bytes_max: 5000,
@@ -205,6 +210,7 @@ fn every_setting_gets_to_its_part() {
         frame_bytes_max: 4000,
         unicast_timeout: second(1),
         unready_after: second(8),
+        sessions_soft_max: Some(10),
     };
     assert_eq!(settings.relay, relay);
     let broker = settings.broker.expect("a Redis");
@@ -222,7 +228,13 @@ fn every_setting_gets_to_its_part() {
     assert_eq!((some.sha256[0], some.sha256[31]), (0x9f, 0x9f));
     let level = "warn,pathcast::hub=debug".into();
     assert_eq!(settings.log, trace::Config { format: Format::Json, level });
-    assert_eq!(settings.drain, Drain { retry_after: second(15), timeout: second(16) });
+    let drain = Drain {
+        settle: second(18),
+        window: second(19),
+        retry_after: second(15),
+        timeout: second(16),
+    };
+    assert_eq!(settings.drain, drain);
     let paths: Vec<Configured> = settings.paths.iter().map(|one| (**one).clone()).collect();
     let room = Configured {
         wholemsg: true,
@@ -289,6 +301,9 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_section("[hub]\nshards = 0", &["f.toml:2:10: 0 is not", "from 1 to 256"]);
     bad_section("[hub]\nshards = 257", &["f.toml:2:10: 257 is not"]);
     bad_section("[limits]\nsessions_max = -1", &["f.toml:2:16: -1 is not"]);
+    let soft = "[limits]\nsessions_max = 9\nsessions_soft_max = 10";
+    bad_section(soft, &["f.toml:3:21: ", "more than sessions_max (9)", "below it"]);
+    bad_section("[limits]\nsessions_soft_max = 0", &["f.toml:2:21: ", "never be ready"]);
     bad_section("[limits]\nslow_after = 30", &["f.toml:2:14: 30 has no unit", "\"30s\""]);
     bad_section("[limits]\nmessage_bytes_max = 0", &["f.toml:2:21: ", "at least \"1B\""]);
     bad_section("[limits]\nframe_bytes_max = 4.5", &["f.toml:2:19: ", "a size such as"]);

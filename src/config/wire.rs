@@ -222,6 +222,11 @@ pub struct Limits {
     /// Sessions at once on this pod; more are answered 503.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub sessions_max: usize,
+    /// With more sessions than this the pod is not ready; those it has stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions_soft_max: Option<usize>,
+    /// How long a session may last, give or take 15 %, before it is closed with 1012; "off": for ever.
+    pub session_age_max: Interval,
     /// Connections at once whose handshake is not done; more wait in the listener's backlog.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes_max: usize,
@@ -262,7 +267,11 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// Clients are told to come back after a random time up to this one.
+    /// How long this pod still takes new clients while others learn that it is not ready any more.
+    pub settle: Interval,
+    /// Over what time its sessions are closed, evenly; "off": all at once.
+    pub window: Interval,
+    /// Clients that are closed all at once are told to come back after a random time up to this one.
     pub retry_after: Period,
     /// How long the flush of what waits for clients may take at most.
     pub timeout: Period,
@@ -432,6 +441,26 @@ pub struct UpstreamBackend {
     /// Whether every event is appended to a stream in Redis.
     #[serde(default)]
     pub stream: bool,
+    /// The URL that every event is posted to, http or https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub webhook: Option<String>,
+    /// What becomes of an event that the webhook does not take: it is posted until it does, or after
+    /// retry_for it is given up.
+    #[serde(default)]
+    pub on_error: OnUpstreamError,
+    /// How long an event is posted again before it is given up, unless on_error is "retry".
+    #[serde(default = "one_minute")]
+    pub retry_for: Period,
+}
+
+/// To close the connection would help nobody: the next one brings the next event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUpstreamError {
+    #[default]
+    Retry,
+    Drop,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -514,6 +543,8 @@ impl Default for Limits {
             slow_after: seconds(10),
             close_timeout: seconds(2),
             sessions_max: 100_000,
+            sessions_soft_max: None,
+            session_age_max: off(),
             handshakes_max: 1024,
             handshakes_per_second: None,
             concrete_paths_max: 10_000,
@@ -529,7 +560,12 @@ impl Default for Log {
 
 impl Default for Drain {
     fn default() -> Drain {
-        Drain { retry_after: seconds(5), timeout: seconds(10) }
+        Drain {
+            settle: Interval(Some(Duration::from_secs(5))),
+            window: Interval(Some(Duration::from_secs(10))),
+            retry_after: seconds(5),
+            timeout: seconds(10),
+        }
     }
 }
 

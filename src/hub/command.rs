@@ -125,6 +125,9 @@ pub struct Sweep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whom {
     Everybody,
+    /// So many of those that no such sweep of this shard has met, in the order of their ids, which is
+    /// random.
+    Next(usize),
     /// All of a configured path, by its text.
     Configured(Arc<str>),
     /// Those that a gap closes, by the settings that they came with.
@@ -143,12 +146,23 @@ pub enum Farewell {
     },
 }
 
+/// What a client is told that need not wait, because few are told it at a time: long enough for a
+/// client not to try in a loop, should it be sent here again.
+const MOVED_RETRY_AFTER_MS: u64 = 100;
+
+impl Farewell {
+    /// 1012, and to come back at once.
+    pub fn moved() -> Close {
+        Close::new(1012, format!("retry_after_ms={MOVED_RETRY_AFTER_MS}"))
+    }
+}
+
 impl Whom {
     /// Whether a session on this path, that came with these settings, is meant.
     pub fn means(&self, path: &Path, configured: &Configured) -> bool {
         let closes = configured.on_gap == OnGap::Close;
         match self {
-            Whom::Everybody => true,
+            Whom::Everybody | Whom::Next(_) => true,
             Whom::Configured(text) => configured.pattern.text() == text,
             Whom::Gap => closes,
             Whom::GapOn(meant) => closes && meant == path,

@@ -56,6 +56,8 @@ pub struct Config {
     pub shards: usize,
     /// Sessions at once on this pod, handshakes that were given one included.
     pub sessions_max: usize,
+    /// How long a session may last, give or take 15 %.
+    pub session_age_max: Option<Duration>,
     /// The largest message a client may send, fragments together.
     pub message_bytes_max: usize,
     /// The largest payload that goes out as one frame.
@@ -255,6 +257,11 @@ impl Hub {
         }
     }
 
+    /// Ends sessions on one shard. `number` < [`Hub::shards`].
+    pub fn sweep_shard(&self, number: usize, sweep: Sweep) {
+        let _ = self.tell_shard(number, Command::Sweep(sweep));
+    }
+
     /// Whether publishers should hold back.
     pub fn is_crowded(&self) -> bool {
         self.shards.iter().any(|shard| shard.mailbox.is_crowded())
@@ -271,7 +278,12 @@ impl Hub {
 
     /// Sessions on this pod, those included that still linger for their close handshake.
     pub fn occupied(&self) -> usize {
-        self.shards.iter().map(|shard| shard.occupied.load(Ordering::Relaxed)).sum()
+        self.populations().sum()
+    }
+
+    /// The same for each shard.
+    pub fn populations(&self) -> impl Iterator<Item = usize> {
+        self.shards.iter().map(|shard| shard.occupied.load(Ordering::Relaxed))
     }
 
     /// Sessions of the fullest shard less those of the emptiest.

@@ -34,7 +34,7 @@ use crate::proto::inflater::Inflater;
 use crate::proto::millis::millis;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
-use crate::proto::pulse::{Pulse, Sign};
+use crate::proto::pulse::{Pulse, Sign, lifetime_ms};
 use crate::proto::session_id::{PodId, SessionId};
 
 /// Read at once of a client whose messages are deflated: a thousand times as much may come of it.
@@ -48,7 +48,7 @@ const INFLATION_MAX: u64 = 1 << 20;
 const TIMERS_MAX: usize = 256;
 
 /// A session has one timer of each kind at most; more are of sessions that are no more.
-const TIMERS_EACH_MAX: usize = 3;
+const TIMERS_EACH_MAX: usize = 4;
 
 /// What is kept whatever there is: a small pod never moves its sessions about.
 const SPARE: usize = 256;
@@ -74,6 +74,8 @@ pub struct Sessions {
     held: Vec<usize>,
     /// Clients that closed and were not answered yet: their rooms may have something for them.
     pub parting: Vec<usize>,
+    /// Sessions that have lasted long enough.
+    pub aged: Vec<usize>,
     /// Sessions that ended since the rooms were last told.
     pub left: Vec<usize>,
     /// Lingering sessions whose end was reached; their slots may still be named in `left`.
@@ -92,6 +94,7 @@ pub struct Sessions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Beat,
+    Age,
     Slow,
     Linger,
 }
@@ -133,6 +136,7 @@ impl Sessions {
             ready: Vec::new(),
             held: Vec::new(),
             parting: Vec::new(),
+            aged: Vec::new(),
             left: Vec::new(),
             done: Vec::new(),
             generation: 0,
@@ -252,6 +256,7 @@ impl Sessions {
         let inbound = self.inbound.clone();
         inbound.opened(self.who(slot), remote, greeting);
         self.arm_beat(slot);
+        self.arm_age(slot);
         self.flush(slot);
         self.slab[slot].is_alive().then_some(slot)
     }
@@ -365,8 +370,7 @@ impl Sessions {
                 session.outbox = None;
             }
             if !is_behind && std::mem::take(&mut session.read_held) {
-                // While nobody read it, its silence meant nothing.
-                session.pulse.heard(self.now_ms);
+                session.pulse.read_again(self.now_ms);
                 self.ready.push(slot);
             }
             if waiting > 0 && flushed.is_ok() {
@@ -485,8 +489,7 @@ impl Sessions {
         let session = &mut self.slab[slot];
         session.holds = session.holds.saturating_sub(1);
         if session.holds == 0 {
-            // While nobody read it, its silence meant nothing.
-            session.pulse.heard(self.now_ms);
+            session.pulse.read_again(self.now_ms);
             self.ready.push(slot);
         }
     }
@@ -666,6 +669,7 @@ impl Sessions {
             if current {
                 match timer {
                     Timer::Beat => self.beat(slot),
+                    Timer::Age => self.aged.push(slot),
                     Timer::Slow => self.check_slow(slot),
                     Timer::Linger => self.check_linger(slot),
                 }
@@ -724,6 +728,14 @@ impl Sessions {
         {
             self.timers.push(Reverse((due, slot, session.generation, Timer::Beat)));
         }
+    }
+
+    /// Sessions that came together do not leave together.
+    fn arm_age(&mut self, slot: usize) {
+        let Some(age_max) = self.config.session_age_max else { return };
+        let session = &self.slab[slot];
+        let due = self.now_ms + lifetime_ms(age_max, session.lot());
+        self.timers.push(Reverse((due, slot, session.generation, Timer::Age)));
     }
 
     /// What waits in all outboxes, in bytes.

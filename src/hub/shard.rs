@@ -55,6 +55,8 @@ pub struct Shard {
     sessions: Sessions,
     rooms: Rooms,
     sweeps: VecDeque<(Sweep, VecDeque<usize>)>,
+    /// The last one that `Whom::Next` has met.
+    swept: Option<[u8; 16]>,
     /// Set at every turn, in milliseconds of the shard's clock: for the watchdog.
     turned_ms: Arc<AtomicU64>,
     frame_bytes_max: usize,
@@ -69,7 +71,8 @@ impl Shard {
         turned_ms: Arc<AtomicU64>,
     ) -> Shard {
         let frame_bytes_max = sessions.config.frame_bytes_max;
-        Shard { poll, post, sessions, rooms, sweeps: VecDeque::new(), turned_ms, frame_bytes_max }
+        let (sweeps, swept) = (VecDeque::new(), None);
+        Shard { poll, post, sessions, rooms, sweeps, swept, turned_ms, frame_bytes_max }
     }
 
     /// Turns until it is told to stop.
@@ -121,6 +124,10 @@ impl Shard {
                 self.rooms.unicast(&mut self.sessions, slot, Part::Echo, None);
             }
             self.sessions.run_timers();
+            for slot in std::mem::take(&mut self.sessions.aged) {
+                let farewell = Part::Farewell(Farewell::moved(), Cause::Drain);
+                self.rooms.unicast(&mut self.sessions, slot, farewell, None);
+            }
             self.sweep();
             self.rooms.dismiss_ended(&mut self.sessions);
             self.rooms.slice(&mut self.sessions);
@@ -290,6 +297,12 @@ impl Shard {
         let slots = match &sweep.whom {
             // A lively path may be swept again and again: the others need not be looked at.
             Whom::GapOn(path) => self.rooms.members(path).filter(meant).collect(),
+            Whom::Next(count) => {
+                let slots: VecDeque<_> = self.sessions.walk(self.swept).take(*count).collect();
+                let last = slots.back().and_then(|&slot| self.sessions.at(slot));
+                self.swept = last.map(|session| session.random).or(self.swept);
+                slots
+            }
             _ => self.sessions.walk(None).filter(meant).collect(),
         };
         self.sweeps.push_back((sweep, slots));

@@ -1,4 +1,6 @@
-//! Pacing: how often something may happen.
+//! Pacing: how often something may happen, and how much of it by now.
+
+use std::time::Duration;
 
 /// A token bucket: `per_second` on average, a second's worth at once. The time is handed in.
 #[derive(Debug, Clone)]
@@ -29,9 +31,33 @@ impl Bucket {
     }
 }
 
+/// How many of `all` are due once `passed` of a `whole` time is over, when they are to be spread
+/// evenly: the first at once, the last just before the end.
+pub fn due(all: usize, passed: Duration, whole: Duration) -> usize {
+    let (passed, whole) = (passed.as_micros(), whole.as_micros());
+    match u128::try_from(all) {
+        Ok(wide) if passed < whole => {
+            usize::try_from(wide * passed / whole + 1).unwrap_or(all).min(all)
+        }
+        _ => all,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_due_grows_evenly_from_one_to_all() {
+        let (ms, whole) = (Duration::from_millis, Duration::from_secs(10));
+        let due_at = |at_ms| due(1000, ms(at_ms), whole);
+        assert_eq!([0, 10, 5_000, 9_999].map(due_at), [1, 2, 501, 1000]);
+        assert_eq!(due_at(10_000), 1000);
+        assert_eq!(due_at(20_000), 1000);
+        assert_eq!(due(0, ms(0), whole), 0);
+        assert_eq!(due(7, ms(0), ms(0)), 7);
+        assert_eq!(due(usize::MAX, Duration::MAX, Duration::MAX), usize::MAX);
+    }
 
     #[test]
     fn a_second_holds_what_it_says_and_no_more() {

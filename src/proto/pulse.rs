@@ -1,7 +1,7 @@
 //! Signs of life: when a silent session is pinged, when it counts as dead, when as idle.
 //!
 //! Any byte received is life. A beat without one brings a ping, two beats the end. While the
-//! gateway itself does not read a session, its silence means nothing and the clock stands still.
+//! gateway itself does not read a session, its silence means nothing and both clocks stand still.
 //! Idle is something else: no data message either way.
 
 use std::time::Duration;
@@ -44,7 +44,13 @@ impl Pulse {
         Pulse { heard_ms: now_ms, used_ms: now_ms, pinged: false }
     }
 
-    /// Bytes came, or reading begins again.
+    /// Reading begins again: while nobody read it, its silence meant nothing.
+    pub fn read_again(&mut self, now_ms: u64) {
+        self.heard(now_ms);
+        self.used(now_ms);
+    }
+
+    /// Bytes came.
     pub fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
         self.pinged = false;
@@ -58,10 +64,13 @@ impl Pulse {
 
     /// What the time says. A ping is told once for each silence.
     pub fn check(&mut self, now_ms: u64, rule: Rule) -> Sign {
+        if !rule.is_read {
+            return Sign::Quiet;
+        }
         if rule.idle.is_some_and(|idle| now_ms >= self.used_ms.saturating_add(millis(idle))) {
             return Sign::Idle;
         }
-        let Some(heartbeat) = rule.heartbeat.filter(|_| rule.is_read) else { return Sign::Quiet };
+        let Some(heartbeat) = rule.heartbeat else { return Sign::Quiet };
         let silent_ms = now_ms.saturating_sub(self.heard_ms);
         if silent_ms >= millis(heartbeat).saturating_mul(2) {
             Sign::Dead
@@ -75,7 +84,10 @@ impl Pulse {
 
     /// When `check` should be asked next; `None`: never.
     pub fn due_ms(&self, now_ms: u64, rule: Rule) -> Option<u64> {
-        let idle = rule.idle.map(|idle| self.used_ms.saturating_add(millis(idle)));
+        let idle = rule.idle.map(|idle| {
+            let from_ms = if rule.is_read { self.used_ms } else { now_ms };
+            from_ms.saturating_add(millis(idle))
+        });
         let beat = rule.heartbeat.map(|heartbeat| {
             let (from_ms, wait_ms) = match (rule.is_read, self.pinged) {
                 (false, _) => (now_ms, millis(heartbeat)),
@@ -94,9 +106,27 @@ fn ping_after_ms(heartbeat: Duration, lot: u16) -> u64 {
     beat_ms - beat_ms / 8 * u64::from(lot) / u64::from(u16::MAX)
 }
 
+/// How long a session of this lot may last: what is allowed, give or take 15 %.
+pub fn lifetime_ms(age_max: Duration, lot: u16) -> u64 {
+    let age_ms = millis(age_max);
+    let spread_ms = age_ms.saturating_mul(3) / 10;
+    let part_ms = u128::from(spread_ms) * u128::from(lot) / u128::from(u16::MAX);
+    (age_ms - spread_ms / 2).saturating_add(u64::try_from(part_ms).unwrap_or(spread_ms))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_that_came_together_last_up_to_15_percent_more_or_less() {
+        let hour = Duration::from_hours(1);
+        assert_eq!(lifetime_ms(hour, 0), 3_600_000 * 85 / 100);
+        assert_eq!(lifetime_ms(hour, u16::MAX), 3_600_000 * 115 / 100);
+        assert!(lifetime_ms(hour, u16::MAX / 2).abs_diff(3_600_000) < 100);
+        assert_eq!(lifetime_ms(Duration::from_millis(1), u16::MAX), 1);
+        assert!(lifetime_ms(Duration::MAX, u16::MAX) > u64::MAX / 2);
+    }
 
     const RULE: Rule =
         Rule { heartbeat: Some(Duration::from_millis(800)), idle: None, lot: 0, is_read: true };
@@ -136,13 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn while_it_is_not_read_the_clock_stands_still() {
-        let held = Rule { is_read: false, ..RULE };
+    fn while_it_is_not_read_the_clocks_stand_still() {
+        let rule = Rule { idle: Some(Duration::from_millis(500)), ..RULE };
+        let held = Rule { is_read: false, ..rule };
         let mut pulse = Pulse::new(0);
         assert_eq!(pulse.check(100_000, held), Sign::Quiet);
-        assert_eq!(pulse.due_ms(100_000, held), Some(100_800));
-        pulse.heard(100_000);
-        assert_eq!(pulse.check(100_001, RULE), Sign::Quiet);
+        assert_eq!(pulse.due_ms(100_000, held), Some(100_500));
+        pulse.read_again(100_000);
+        assert_eq!(pulse.check(100_499, rule), Sign::Quiet);
+        assert_eq!(pulse.check(100_500, rule), Sign::Idle);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
-use crate::backend::webhook::lanes::Whose;
+use crate::backend::webhook::lanes::{Teller, Whose};
 use crate::backend::webhook::{self, Webhooks};
 use crate::clock::unix_ms;
 use crate::hub::command::Greeting;
@@ -131,7 +131,8 @@ impl Ears {
         match end {
             // It is over: nothing is left to be held.
             Some((close, cause)) => {
-                let _ = self.webhooks.lanes.push(&whose, told(who.seq, close, cause));
+                let event = told(who.seq, close, cause);
+                let _ = self.webhooks.lanes.push(Teller::Session(whose), event);
             }
             None => self.webhooks.lanes.end_unopened(&who.id, || {
                 // Its connect, which the hub does not know of, was its first event.
@@ -179,7 +180,7 @@ impl Inbound for Ears {
             holds += self.offer(&who, None, &Event::Message { msg: &msg });
         }
         if who.configured.webhook.is_some() && !self.is_mute() {
-            let is_held = self.webhooks.message(&whose(&who), who.seq, unix_ms(), kind, data);
+            let is_held = self.webhooks.message(whose(&who), who.seq, unix_ms(), kind, data);
             holds += u8::from(is_held);
         }
         holds

@@ -18,6 +18,7 @@ pub mod upstreams;
 pub mod webhooks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -73,6 +74,8 @@ pub struct Config {
     pub unicast_timeout: Duration,
     /// How long the broker may be away before this pod is not ready.
     pub unready_after: Duration,
+    /// With more sessions than this the pod is not ready.
+    pub sessions_soft_max: Option<usize>,
 }
 
 /// What became of a broadcast.
@@ -118,8 +121,6 @@ pub struct Parts {
     pub upstreams: Arc<Upstreams>,
     pub metrics: Arc<Metrics>,
     pub paths: Arc<ArcSwap<Paths>>,
-    /// Cancelled when the pod begins to leave.
-    pub leaving: CancellationToken,
     pub lifecycle: Lifecycle,
 }
 
@@ -135,7 +136,8 @@ pub struct Relay {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     paths: Arc<ArcSwap<Paths>>,
-    leaving: CancellationToken,
+    /// More sessions than the soft limit, when it was last asked.
+    is_crowded: AtomicBool,
     vacant: Vacant,
     lifecycle: Lifecycle,
 }
@@ -143,7 +145,7 @@ pub struct Relay {
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
         let Parts { broker, hub, presence, events, webhooks, hearsay, taps, .. } = parts;
-        let Parts { upstreams, metrics, paths, leaving, lifecycle, .. } = parts;
+        let Parts { upstreams, metrics, paths, lifecycle, .. } = parts;
         let vacant = Vacant::default();
         Relay {
             config,
@@ -157,7 +159,7 @@ impl Relay {
             upstreams,
             metrics,
             paths,
-            leaving,
+            is_crowded: AtomicBool::new(false),
             vacant,
             lifecycle,
         }
@@ -333,7 +335,7 @@ impl Relay {
 
     /// Whether this pod takes nobody in any more.
     pub fn is_leaving(&self) -> bool {
-        self.leaving.is_cancelled()
+        self.lifecycle.draining().is_cancelled()
     }
 
     /// What is not alive, if anything: shards that do not turn.
@@ -346,8 +348,19 @@ impl Relay {
 
     /// What keeps this pod from being ready, if anything.
     pub fn readiness(&self) -> Result<(), String> {
-        if self.is_leaving() {
+        if self.lifecycle.leaving().is_cancelled() {
             return Err("this pod is leaving".to_owned());
+        }
+        if let Some(soft_max) = self.config.sessions_soft_max {
+            let sessions = self.hub.occupied();
+            let was_crowded = self.is_crowded.load(Ordering::Relaxed);
+            // Once it was said, some have to go: a pod that is ready every other second is worse
+            // than one that is not.
+            let most = if was_crowded { soft_max - soft_max / 10 } else { soft_max };
+            self.is_crowded.store(sessions > most, Ordering::Relaxed);
+            if sessions > most {
+                return Err(format!("{sessions} sessions are more than limits.sessions_soft_max"));
+            }
         }
         match self.broker.outage() {
             Outage::None => {}

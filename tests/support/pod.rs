@@ -62,6 +62,7 @@ pub fn roomy(shards: usize) -> Config {
     Config {
         shards,
         sessions_max: 10_000,
+        session_age_max: None,
         message_bytes_max: 1 << 20,
         frame_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 30,
@@ -170,7 +171,7 @@ fn local(
         paths: Arc::default(),
         hearsay: Arc::new(Hearsay::new(events.clone())),
         taps: Arc::new(Taps::new(events.clone()).0),
-        upstreams: Arc::new(Upstreams::new(Vec::new(), events, stream, 1, POD)),
+        upstreams: Arc::new(Upstreams::new(events, stream, 1, POD)),
     }
 }
 

@@ -216,7 +216,7 @@ class Traffic(threading.Thread):
             asking.send("never" if turn % 20 == 0 else "what is new?")
             working.send("something to do")
             # More than may wait of one session: it is held until the backend has caught up.
-            if turn % 60 == 0:
+            if turn % 20 == 5:
                 for _ in range(200):
                     eager.send("slowly")
             # A slow client at a time: it is closed when its outbox is full, and another one comes.
@@ -226,7 +226,7 @@ class Traffic(threading.Thread):
                 one.publish("/ws/slow", long * 10)
             if turn % 5 == 0:
                 come_and_go(two)
-            if turn % 40 == 0:
+            if turn % 30 == 0:
                 self.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
 
 

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request};
 
-use crate::backend::webhook::lanes::Job;
+use crate::backend::webhook::lanes::{Job, Teller};
 use crate::backend::webhook::leave::{Guarded, MayLeave};
-use crate::proto::event::Head;
+use crate::backend::webhook::{feed, head};
 use crate::proto::webhook::cloud_event;
 use crate::proto::webhook::signature::{Secret, signatures};
 use crate::proto::webhook::url::Url;
@@ -29,16 +29,17 @@ pub fn post(
     timestamp: u64,
     may_leave: MayLeave,
 ) -> Request<Guarded> {
-    let (event, whose) = (&job.event, &job.whose);
-    let head = Head {
-        session: &whose.session,
-        path: whose.path.as_str(),
-        pod: &whose.session.pod,
-        seq: event.seq,
-        time_ms: event.time_ms,
-        traceparent: event.traceparent.as_ref(),
+    let event = &job.event;
+    let told = match &job.teller {
+        Teller::Session(whose) => {
+            let head = head(whose, event.seq, event.time_ms);
+            cloud_event::headers(&event.id, event.kind, &head)
+        }
+        Teller::Upstream(source) => {
+            let feed = feed(source, event.seq, event.time_ms);
+            cloud_event::headers(&event.id, event.kind, &feed)
+        }
     };
-    let told = cloud_event::headers(&event.id, event.kind, &head);
     let signature = signatures(secrets, &event.id, timestamp, &told, &event.body);
     let mut request = request(Method::POST, url, Guarded::new(event.body.clone(), may_leave));
     let headers = request.headers_mut();

@@ -2,6 +2,8 @@
 //!
 //! The only module that knows everyone. No part knows who made it.
 
+pub mod leave;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,14 +32,13 @@ use crate::proto::close::Cause;
 use crate::proto::millis::millis;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::PodId;
-use crate::relay::desk::Desk;
 use crate::relay::ears::Ears;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::local::Local;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
-use crate::upstream;
+use crate::upstream::{self, Keeper};
 use crate::watch::Changes;
 
 /// Handshakes that wait to be accepted: a pod that lost a peer gets its clients all at once.
@@ -57,6 +58,7 @@ pub struct App {
     stream: Arc<Stream>,
     ears: Arc<Ears>,
     webhooks: Arc<Webhooks>,
+    upstreams: Keeper,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -97,6 +99,10 @@ impl App {
         let stream = Arc::new(stream);
         let partitions = settings.stream_partitions;
         let shards = settings.hub.shards;
+        let hard = settings.hub.sessions_max;
+        let soft = settings.relay.sessions_soft_max.unwrap_or(hard);
+        metrics.sessions_limit_hard.set(i64::try_from(hard).unwrap_or(i64::MAX));
+        metrics.sessions_limit_soft.set(i64::try_from(soft).unwrap_or(i64::MAX));
         let (webhooks, lanes) =
             Webhooks::new(settings.webhook, shards, metrics.clone(), lifecycle.clone());
         let webhooks = Arc::new(webhooks);
@@ -111,13 +117,7 @@ impl App {
         let hearsay = Arc::new(Hearsay::new(events.clone()));
         let (taps, tapped) = Taps::new(events.clone());
         let taps = Arc::new(taps);
-        let upstreams = settings.upstreams;
-        let desk = |config: &upstream::Config| {
-            let metrics = metrics.upstream(config.desk.name.text());
-            Arc::new(Desk::new(config.desk.clone(), metrics))
-        };
-        let desks = upstreams.iter().map(desk).collect();
-        let standing = Upstreams::new(desks, events.clone(), stream.clone(), partitions, pod);
+        let standing = Upstreams::new(events.clone(), stream.clone(), partitions, pod);
         let standing = Arc::new(standing);
         let local = Local {
             upstreams: standing.clone(),
@@ -151,7 +151,6 @@ impl App {
             taps,
             metrics: metrics.clone(),
             paths,
-            leaving: lifecycle.draining().clone(),
             lifecycle: lifecycle.clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
@@ -165,6 +164,10 @@ impl App {
         lifecycle.spawn(streams);
         lifecycle.spawn(relay.clone().tell_orphans(ears.clone(), lifecycle.clone()));
 
+        let upstreams = Keeper::new(relay.clone(), metrics.clone(), lifecycle.clone());
+        // Whoever publishes finds them.
+        upstreams.reconfigure(settings.upstreams);
+
         let (api_listener, api) = listen(settings.api.listen, "the API")?;
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;
         let door = api::State::new(settings.api, relay.clone(), metrics.clone(), lifecycle.clone());
@@ -172,8 +175,6 @@ impl App {
         let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)
             .map_err(Error::Tls)?;
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
-
-        upstream::start(upstreams, &relay, &lifecycle);
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
@@ -184,6 +185,7 @@ impl App {
             stream,
             ears,
             webhooks,
+            upstreams,
             metrics,
             lifecycle,
             drain,
@@ -208,7 +210,8 @@ impl App {
         match config::load(&self.source) {
             Ok(settings) => {
                 self.relay.reconfigure(Arc::new(settings.paths));
-                tracing::info!("took the configuration again: paths are up to date");
+                self.upstreams.reconfigure(settings.upstreams);
+                tracing::info!("took the configuration again: paths and upstreams are up to date");
             }
             Err(error) => tracing::error!("kept the old configuration: {error}"),
         }
@@ -225,8 +228,8 @@ impl App {
     }
 
     /// Ends the sessions of a pod that was taken for dead, without a word of it to anybody else, and
-    /// then the pod. The paths as they were last configured, for the next one.
-    pub async fn give_up(self) -> Paths {
+    /// then the pod. Paths and upstreams as they were last configured, for the next one.
+    pub async fn give_up(self) -> (Paths, Vec<upstream::Config>) {
         let sessions = self.hub.occupied();
         tracing::error!(
             sessions,
@@ -247,49 +250,16 @@ impl App {
             tracing::warn!("some requests did not end in time");
         }
         self.hub.stop();
-        Paths::clone(&self.relay.paths())
+        (Paths::clone(&self.relay.paths()), self.upstreams.configs())
     }
 
-    /// Leaves in good order: nothing new comes in, every session is told 1012 with a time to come
-    /// back, what waits for it is written, requests end. `hurry` cuts the waiting short.
-    pub async fn leave(self, hurry: impl Future<Output = ()>) {
-        tracing::info!(sessions = self.hub.occupied(), "leaving");
-        self.say_farewell();
-        let flushed = async {
-            // The last events of upstreams are told, too.
-            let holds_any = || self.relay.upstreams().are_in_use();
-            while self.hub.occupied() > 0 || holds_any() || self.has_untold() {
-                tokio::time::sleep(LEAVE_POLL).await;
-            }
-        };
-        let leave = async {
-            if tokio::time::timeout(self.drain.timeout, flushed).await.is_err() {
-                let has_untold = self.has_untold();
-                let sessions = self.hub.occupied();
-                tracing::warn!(sessions, has_untold, "left in mid-farewell");
-            }
-            if !self.lifecycle.finish(FINISH_TIMEOUT).await {
-                tracing::warn!("some requests did not end in time");
-            }
-        };
-        tokio::select! {
-            () = leave => {}
-            () = hurry => tracing::warn!(sessions = self.hub.occupied(), "left in a hurry"),
-        }
-        self.hub.stop();
-    }
-
-    /// Nothing new comes in, and every session is told when to come back.
+    /// Every session is told when to come back, and nothing new comes in.
     fn say_farewell(&self) {
         self.metrics.draining.set(1);
+        self.lifecycle.leaving().cancel();
         self.lifecycle.draining().cancel();
         let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
-    }
-
-    /// Whether an event waits that somebody is to be told of.
-    fn has_untold(&self) -> bool {
-        self.events.has_waiting() || self.stream.has_waiting() || self.webhooks.lanes.has_waiting()
     }
 }
 

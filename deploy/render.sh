@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Writes what is made of other files: the chart's copies of the alerts and the dashboard, its README, and deploy/kubernetes, which is the
+# chart rendered with deploy/values.yaml. With --check it writes nothing, and says whether all of that is as it would be written.
+# HELM names the program, helm by default, 3 or 4; Python needs PyYAML.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+helm=${HELM:-helm}
+chart=helm/pathcast
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+
+# rendered FILE TEMPLATE… [-- OPTION…]: some of the chart's templates as one file, without what only Helm needs. Helm 3 and 4 part documents
+# by different blank lines.
+rendered() {
+  local file=$1 shown=()
+  shift
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    shown+=(--show-only "templates/$1.yaml")
+    shift
+  done
+  [ $# -eq 0 ] || shift
+  {
+    echo "# Rendered from helm/pathcast by deploy/render.sh."
+    "$helm" template pathcast "$chart" --namespace pathcast --values deploy/values.yaml "${shown[@]}" "$@" |
+      sed -e '/^ *helm.sh\/chart:/d' -e '/^ *app.kubernetes.io\/managed-by:/d' -e '/^# Source:/d' -e '/^$/d'
+  } >"$fresh/kubernetes/$file"
+}
+
+mkdir "$fresh/kubernetes" "$fresh/files"
+cp deploy/prometheus/alerts.yaml deploy/grafana/dashboard.json "$fresh/files/"
+# The chart that is rendered has the files as they are to be.
+cp -r "$chart" "$fresh/chart"
+cp "$fresh"/files/* "$fresh/chart/files/"
+chart=$fresh/chart
+
+rendered pathcast.yaml serviceaccount configmap deployment service poddisruptionbudget networkpolicy
+rendered ingress.yaml ingress
+rendered httproute.yaml httproute
+rendered monitoring.yaml monitor prometheusrule dashboard
+rendered hpa.yaml horizontalpodautoscaler -- --set autoscaling.hpa.enabled=true,autoscaling.minReplicas=3
+rendered keda.yaml scaledobject -- --set autoscaling.keda.enabled=true,autoscaling.minReplicas=3 \
+  --set autoscaling.keda.serverAddress=http://prometheus.monitoring:9090
+
+if [ "${1:-}" = --check ]; then
+  diff -r "$fresh/files" helm/pathcast/files && diff -r "$fresh/kubernetes" deploy/kubernetes && helm/readme.py --check || {
+    echo "these are not as they would be made: run deploy/render.sh" >&2
+    exit 1
+  }
+else
+  cp "$fresh"/files/* helm/pathcast/files/
+  rm -rf deploy/kubernetes
+  cp -r "$fresh/kubernetes" deploy/kubernetes
+  helm/readme.py
+fi

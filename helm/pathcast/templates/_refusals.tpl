@@ -1,0 +1,79 @@
+{{/* Values that cannot work are refused before anything is installed, each with what to do. values.schema.json refuses what is misspelt. */}}
+
+{{- define "pathcast.refuse" -}}
+{{- $values := .Values -}}
+{{- $config := .Values.config -}}
+{{- $scaling := .Values.autoscaling -}}
+
+{{- if and $values.broker.url $values.broker.secret.name -}}
+{{- fail "broker.url and broker.secret both say where Redis is: give one of them" -}}
+{{- end -}}
+{{- if not (include "pathcast.brokerSecret" .) -}}
+{{- if include "pathcast.scales" . -}}
+{{- fail "autoscaling needs Redis: on the memory broker every pod is a gateway by itself, and its clients would miss what is published at the others; set broker.url or broker.secret" -}}
+{{- end -}}
+{{- if gt (int $values.replicaCount) 1 -}}
+{{- fail (printf "replicaCount: %d pods need Redis: on the memory broker every pod is a gateway by itself, and its clients would miss what is published at the others; set broker.url or broker.secret" (int $values.replicaCount)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if hasKey (dig "broker" dict $config | default dict) "url" -}}
+{{- fail "config.broker.url would put Redis' password into a ConfigMap: set broker.url or broker.secret" -}}
+{{- end -}}
+{{- if hasKey $config "api" -}}
+{{- fail "config.api is the chart's: keys are api.keys, and the port of the API's Service is apiService.port" -}}
+{{- end -}}
+{{- if hasKey (dig "clients" dict $config | default dict) "listen" -}}
+{{- fail "config.clients.listen is the chart's: the port of the clients' Service is service.port" -}}
+{{- end -}}
+{{- range dig "webhook" "secret" list $config -}}
+{{- if hasKey . "key" -}}
+{{- fail "config.webhook.secret: key would put the secret into a ConfigMap: mount it by extraVolumes, and name it by key_file" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.test.enabled (dig "clients" "tls" nil $config) -}}
+{{- fail "helm test speaks no TLS: with config.clients.tls set test.enabled to false" -}}
+{{- end -}}
+
+{{- $names := list "metrics" "helm-test" -}}
+{{- range $values.api.keys -}}
+{{- if has .name $names -}}
+{{- fail (printf "api.keys: the name %q is taken: each key has its own, and metrics and helm-test are the chart's" .name) -}}
+{{- end -}}
+{{- if and .sha256 .secret -}}
+{{- fail (printf "api.keys: %q has both sha256 and secret: give one of them, or neither" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+
+{{- if and $scaling.hpa.enabled $scaling.keda.enabled -}}
+{{- fail "autoscaling.hpa and autoscaling.keda would pull at the same pods: KEDA makes an HPA of its own; enable one of them" -}}
+{{- end -}}
+{{- if and $scaling.keda.enabled (not $scaling.keda.serverAddress) -}}
+{{- fail "autoscaling.keda.serverAddress: say where Prometheus is, as in http://prometheus.monitoring:9090" -}}
+{{- end -}}
+{{- if include "pathcast.scales" . -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- fail (printf "autoscaling.minReplicas: %d is more than maxReplicas, %d" (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- end -}}
+{{- range list "sessions_soft_max" "sessions_max" -}}
+{{- $most := dig "limits" . nil $config -}}
+{{- if and $most (ge (int64 $scaling.sessionsPerPod) (int64 $most)) -}}
+{{- fail (printf "autoscaling.sessionsPerPod: with %d a pod would be full before one is added: stay below config.limits.%s, %d" (int64 $scaling.sessionsPerPod) . (int64 $most)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled -}}
+{{- fail "metrics.podMonitor and metrics.serviceMonitor would count every session twice: enable one of them" -}}
+{{- end -}}
+{{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
+{{- fail "ingress.hosts: name at least one host, as in ws.example.com" -}}
+{{- end -}}
+{{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.parentRefs: name at least one Gateway" -}}
+{{- end -}}
+{{- if and (include "pathcast.deletionCost" .) (not $values.serviceAccount.create) (not $values.serviceAccount.name) -}}
+{{- fail "config.kubernetes.deletion_cost needs an account that may write to pods, and that should not be the namespace's default one: set serviceAccount.create or serviceAccount.name" -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,77 @@
+"""What cannot work is refused before anything is installed, with a message that says what to do."""
+
+import json
+import unittest
+
+import yaml
+
+from installation import HELMS, TOOLS, Refused, render
+
+REDIS = {"broker": {"secret": {"name": "redis"}}}
+KEY = {"name": "sensors", "scopes": ["publish"]}
+REFUSALS = [
+    ({"replicaCount": 2}, "replicaCount: 2 pods need Redis"),
+    ({"autoscaling": {"hpa": {"enabled": True}}}, "autoscaling needs Redis"),
+    ({"autoscaling": {"keda": {"enabled": True, "serverAddress": "http://p:9090"}}}, "autoscaling needs Redis"),
+    ({"broker": {"url": "redis://redis", "secret": {"name": "redis"}}}, "both say where Redis is"),
+    ({"broker": {"url": "http://redis"}}, "broker"),
+    (
+        {**REDIS, "autoscaling": {"hpa": {"enabled": True}, "keda": {"enabled": True, "serverAddress": "http://p:9090"}}},
+        "enable one of them",
+    ),
+    ({**REDIS, "autoscaling": {"keda": {"enabled": True}}}, "say where Prometheus is"),
+    ({**REDIS, "autoscaling": {"hpa": {"enabled": True}, "minReplicas": 5, "maxReplicas": 3}}, "5 is more than maxReplicas, 3"),
+    (
+        {**REDIS, "autoscaling": {"hpa": {"enabled": True}}, "config": {"limits": {"sessions_soft_max": 5000}}},
+        "stay below config.limits.sessions_soft_max, 5000",
+    ),
+    (
+        {**REDIS, "autoscaling": {"hpa": {"enabled": True}}, "config": {"limits": {"sessions_max": 4000}}},
+        "stay below config.limits.sessions_max, 4000",
+    ),
+    ({"terminationGracePeriodSeconds": 30}, "30 is too short, pods would be killed while they drain: config.drain adds up to 60"),
+    ({"terminationGracePeriodSeconds": 59}, "59 is too short"),
+    ({"config": {"drain": {"window": "10m"}}, "terminationGracePeriodSeconds": 600}, "config.drain adds up to 630"),
+    ({"config": {"drain": {"window": "30"}}}, 'config.drain.window: "30" is no duration'),
+    ({"config": {"drain": {"settle": 5}}}, 'config.drain.settle: "5" is no duration'),
+    ({"config": {"broker": {"url": "redis://:secret@redis"}}}, "would put Redis' password into a ConfigMap"),
+    ({"config": {"api": {"listen": "0.0.0.0:80"}}}, "config.api is the chart's"),
+    ({"config": {"clients": {"listen": "0.0.0.0:80"}}}, "config.clients.listen is the chart's"),
+    ({"config": {"webhook": {"secret": [{"key": "whsec_x"}]}}}, "would put the secret into a ConfigMap"),
+    ({"config": {"clients": {"tls": {"cert": "c", "key": "k"}}}}, "set test.enabled to false"),
+    ({"api": {"keys": [KEY, KEY]}}, 'the name "sensors" is taken'),
+    ({"api": {"keys": [{**KEY, "name": "metrics"}]}}, 'the name "metrics" is taken'),
+    ({"api": {"keys": [{**KEY, "sha256": "0" * 64, "secret": {"name": "a", "key": "b"}}]}}, "both sha256 and secret"),
+    ({"api": {"keys": [{**KEY, "scopes": ["write"]}]}}, "scopes"),
+    ({"api": {"keys": [{**KEY, "sha256": "secret"}]}}, "sha256"),
+    ({"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "would count every session twice"),
+    ({"ingress": {"enabled": True}}, "name at least one host"),
+    ({"httpRoute": {"enabled": True}}, "name at least one Gateway"),
+    ({"config": {"kubernetes": {"deletion_cost": True}}, "serviceAccount": {"create": False}}, "an account that may write to pods"),
+    ({"config": {"path": []}}, "path"),
+    ({"config": {"paths": [{"path": "/ws"}]}}, "paths"),
+    ({"replicas": 3}, "replicas"),
+    ({"service": {"port": "http"}}, "port"),
+]
+
+
+class Refusals(unittest.TestCase):
+    def test_what_cannot_work_is_refused_with_what_to_do(self):
+        for values, message in REFUSALS:
+            for helm in HELMS:
+                with self.subTest(json.dumps(values), helm=helm.name):
+                    file = TOOLS / "refused.yaml"
+                    file.write_text(yaml.safe_dump(values))
+                    with self.assertRaises(Refused) as refused:
+                        render(helm, "--values", file)
+                    self.assertIn(message, str(refused.exception))
+
+    def test_numbers_may_come_from_the_command_line(self):
+        for helm in HELMS:
+            text = render(helm, "--set", "config.limits.sessions_max=20000,terminationGracePeriodSeconds=60,replicaCount=1")
+            self.assertIn("sessions_max = 20000\n", text)
+            self.assertIn("terminationGracePeriodSeconds: 60\n", text)
+
+
+if __name__ == "__main__":
+    unittest.main()
