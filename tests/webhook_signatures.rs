@@ -9,7 +9,6 @@ use std::process::{Child, Command, Stdio};
 
 use support::client::{self, Request};
 use support::gateway::Gateway;
-use support::redis::free_port;
 use support::remote::{Manner, Remote};
 use support::wait::eventually;
 use tokio_tungstenite::tungstenite::Message;

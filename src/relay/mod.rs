@@ -306,10 +306,10 @@ impl Relay {
                 departure = departures.recv() => departure,
                 () = closing.cancelled() => return,
             };
-            let Some(Departure { id, path, configured, was_open }) = departure else { return };
+            let Some(Departure { id, path, configured, unheard }) = departure else { return };
             self.presence.depart(&path, &configured, usize::from(id.shard));
-            if !was_open && configured.has_backend() {
-                self.broker.delist(&id);
+            for _ in 0..unheard {
+                self.broker.settle(&id);
             }
             self.broker.unsubscribe(&path);
             self.note_balance();

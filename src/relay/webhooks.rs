@@ -41,6 +41,8 @@ pub enum Turned {
     Away { status: u16, line: String, retry_after: Option<String> },
     /// Its backend did not say in time.
     Unanswered,
+    /// Its session was ended meanwhile: this pod leaves, or the path was removed.
+    Ended,
 }
 
 impl Relay {
@@ -68,8 +70,9 @@ impl Relay {
     }
 
     fn may_leave(self: &Arc<Self>) -> MayLeave {
-        let relay = self.clone();
-        Arc::new(move || relay.broker.holds_lease())
+        // Connections keep it for as long as they live.
+        let relay = Arc::downgrade(self);
+        Arc::new(move || relay.upgrade().is_some_and(|relay| relay.broker.holds_lease()))
     }
 
     async fn work_lane(self: &Arc<Self>, key: &Key) {
@@ -227,10 +230,12 @@ impl Relay {
     ) -> Result<(), Turned> {
         let Some(webhook) = whose.configured.webhook.clone() else { return Ok(()) };
         let session = whose.session;
+        if !self.webhooks.lanes.begin(&session) {
+            return Err(Turned::Ended);
+        }
         let job = connect(&whose, remote, greeting);
         let (tell, told) = oneshot::channel();
         let (relay, closing) = (self.clone(), self.lifecycle.closing().clone());
-        self.webhooks.lanes.begin(whose.clone());
         // A client that hangs up does not stop this: the backend may have heard of it.
         self.lifecycle.spawn(async move {
             tokio::select! {
@@ -272,8 +277,15 @@ impl Relay {
                 Ok(named)
             }
             Admission::Vetoed { status, line, retry_after } => {
-                lanes.forget(&session);
+                self.forget(&session);
                 Err(Turned::Away { status, line, retry_after })
+            }
+            Admission::Full => {
+                if self.webhooks.complaints.are_due() {
+                    tracing::warn!(url = %webhook.url, "let nobody in: too much waits for backends");
+                }
+                self.forget(&session);
+                Err(Turned::Unanswered)
             }
             Admission::Unanswered { why, .. }
                 if webhook.on_connect_error == OnConnectError::Accept =>
@@ -290,10 +302,17 @@ impl Relay {
                 }
                 match is_known {
                     true => lanes.connected(&session, None),
-                    false => lanes.forget(&session),
+                    false => self.forget(&session),
                 }
                 Err(Turned::Unanswered)
             }
+        }
+    }
+
+    /// The backend of a session that has not come knows nothing of it.
+    fn forget(&self, session: &SessionId) {
+        if self.webhooks.lanes.forget(session) {
+            self.broker.settle(session);
         }
     }
 }

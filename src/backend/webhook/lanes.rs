@@ -1,7 +1,9 @@
 //! Lanes: the events of a session, or of an upstream, that wait for its webhook, in their order, one under way
 //! at a time.
 //!
-//! A lane exists while its teller has something to tell, or waits for its client; at rest there is none.
+//! A lane exists while its teller has something to tell, or waits for its client; at rest there is none. It
+//! begins with the session's place, before the connect is offered, so that an end finds it or keeps the connect
+//! from being offered at all: of a session that never comes either both are told, or neither is.
 //! Whoever works a lane takes its first event, and settles it before the next. What
 //! waits in a lane is bounded: beyond that its teller is held, and read on when there is room again, once for
 //! each hold. Lanes stand in as many parts as shards, so that shards do not wait for each other.
@@ -103,6 +105,8 @@ struct Lane {
     is_busy: bool,
     /// Its client has not come yet.
     awaits_client: bool,
+    /// Its connect was offered, or is about to be.
+    is_begun: bool,
     /// Its teller is not read.
     is_held: bool,
 }
@@ -191,25 +195,44 @@ impl Lanes {
         is_news
     }
 
-    /// The last event of a session that never came. Only if its connect was offered.
-    pub fn end_unopened(&self, session: &SessionId, event: impl FnOnce() -> Event) {
+    /// The last event of a session that never came. Whether the backend may know of the session, and so is
+    /// told: its connect was offered, and not vetoed.
+    #[must_use]
+    pub fn end_unopened(&self, session: &SessionId, event: impl FnOnce() -> Event) -> bool {
         let key = Key::Session(*session);
         let mut lanes = self.part(&key);
-        let Some(lane) = lanes.get_mut(&key) else { return };
+        let Some(lane) = lanes.get_mut(&key) else { return false };
+        if !lane.is_begun {
+            lanes.remove(&key);
+            return false;
+        }
         let event = event();
         self.add(event.bytes());
         lane.bytes += event.bytes();
         lane.waiting.push_back(event);
         lane.awaits_client = false;
         self.start(lane);
+        true
     }
 
-    /// A session's connect is about to be offered; whatever comes waits for `connected` or `forget`.
-    pub fn begin(&self, whose: Whose) {
+    /// A session is about to have its place. It ends with `end_unopened`, or is `opened`.
+    pub fn reserve(&self, whose: Whose) {
         let teller = Teller::Session(whose);
         let key = teller.key();
-        let lane = Lane { is_busy: true, awaits_client: true, ..Lane::new(teller) };
+        let lane = Lane { awaits_client: true, ..Lane::new(teller) };
         self.part(&key).insert(key, lane);
+    }
+
+    /// The connect of a session with a place is about to be offered; whatever comes waits for `connected` or
+    /// `forget`. Whether it may be: the session has not ended.
+    #[must_use]
+    pub fn begin(&self, session: &SessionId) -> bool {
+        let key = Key::Session(*session);
+        let mut lanes = self.part(&key);
+        let Some(lane) = lanes.get_mut(&key) else { return false };
+        lane.is_begun = true;
+        lane.is_busy = true;
+        true
     }
 
     /// The backend may know of the session: it will be told of its end. `first`: the connect, if it is to be
@@ -231,13 +254,14 @@ impl Lanes {
         }
     }
 
-    /// The backend does not know of the session, or does not want it.
-    pub fn forget(&self, session: &SessionId) {
+    /// The backend does not know of the session, or does not want it. Whether its end waited, and is not told.
+    #[must_use]
+    pub fn forget(&self, session: &SessionId) -> bool {
         let key = Key::Session(*session);
-        if let Some(mut lane) = self.part(&key).remove(&key) {
-            self.remove(lane.bytes);
-            self.release(&mut lane);
-        }
+        let Some(mut lane) = self.part(&key).remove(&key) else { return false };
+        self.remove(lane.bytes);
+        self.release(&mut lane);
+        !lane.waiting.is_empty()
     }
 
     /// The client has come.
@@ -340,6 +364,7 @@ impl Lane {
             bytes: 0,
             is_busy: false,
             awaits_client: false,
+            is_begun: false,
             is_held: false,
         }
     }
@@ -467,32 +492,39 @@ mod tests {
     fn an_end_waits_for_its_connect_and_goes_with_it() {
         let (lanes, mut ready) = lanes();
         let one = whose(1);
-        lanes.begin(one.clone());
-        lanes.end_unopened(&one.session, || event(1, Kind::Disconnect, 1));
+        let end = || event(1, Kind::Disconnect, 1);
+        let begin = || {
+            lanes.reserve(one.clone());
+            assert!(lanes.begin(&one.session));
+        };
+        begin();
+        assert!(lanes.end_unopened(&one.session, end));
         assert!(ready.try_recv().is_err(), "its connect is under way");
         lanes.connected(&one.session, None);
         assert_eq!(ready.try_recv().ok(), Some(Key::Session(one.session)));
         assert_eq!(work(&lanes, &one.session), (1, false));
         assert!(lanes.take(&Key::Session(one.session)).is_none());
 
-        // Vetoed: it was no session.
-        lanes.begin(one.clone());
-        lanes.end_unopened(&one.session, || event(1, Kind::Disconnect, 1));
-        lanes.forget(&one.session);
+        // Vetoed: it was no session, whether it is still there or not.
+        begin();
+        assert!(lanes.end_unopened(&one.session, end));
+        assert!(lanes.forget(&one.session), "an end that is not told");
         assert!(!lanes.has_waiting());
-        lanes.end_unopened(&one.session, || panic!("nobody knows of it"));
+        begin();
+        assert!(!lanes.forget(&one.session));
+        assert!(!lanes.end_unopened(&one.session, || panic!("nobody knows of it")));
 
         // It was let in, and never came.
-        lanes.begin(one.clone());
+        begin();
         lanes.connected(&one.session, None);
         assert!(ready.try_recv().is_err());
-        lanes.end_unopened(&one.session, || event(1, Kind::Disconnect, 1));
+        assert!(lanes.end_unopened(&one.session, end));
         assert_eq!(work(&lanes, &one.session), (1, false));
         assert!(lanes.take(&Key::Session(one.session)).is_none());
         assert_eq!(ready.try_recv().ok(), Some(Key::Session(one.session)));
 
         // It came; its connect is offered again, and before everything else.
-        lanes.begin(one.clone());
+        begin();
         lanes.opened(&one.session);
         assert!(!lanes.push(Teller::Session(one.clone()), message(1)));
         lanes.connected(&one.session, Some(event(0, Kind::Connect, 1)));
@@ -534,5 +566,15 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken as usize, 65 - LANE_EVENTS_MAX / 2);
+    }
+
+    #[test]
+    fn the_connect_of_a_session_that_has_ended_is_not_offered() {
+        let (lanes, _ready) = lanes();
+        let one = whose(1);
+        lanes.reserve(one.clone());
+        assert!(!lanes.end_unopened(&one.session, || panic!("nobody knows of it")));
+        assert!(!lanes.begin(&one.session));
+        assert!(lanes.part(&Key::Session(one.session)).is_empty() && !lanes.has_waiting());
     }
 }

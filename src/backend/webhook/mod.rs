@@ -115,23 +115,23 @@ impl Webhooks {
         let webhook = job.teller.webhook()?;
         let target = self.target(webhook);
         let Webhooks { config, metrics, .. } = self;
-        Some(target.deliver(self.client(), config, metrics, webhook, job, may_leave).await)
+        Some(target.deliver(self.client(may_leave), config, metrics, webhook, job, may_leave).await)
     }
 
     /// Asks the backend of a path whether a client may come.
     pub async fn admit(&self, webhook: &Webhook, job: &Job, may_leave: &MayLeave) -> Admission {
-        if self.lanes.is_full() {
-            let why = "too much waits for it".to_owned();
-            return Admission::Unanswered { is_known: false, why };
-        }
         let target = self.target(webhook);
-        target.admit(self.client(), &self.config, &self.metrics, job, may_leave).await
+        // What waits for others' backends is not for this one's clients to answer for.
+        if self.lanes.is_full() && target.is_busy() {
+            return Admission::Full;
+        }
+        target.admit(self.client(may_leave), &self.config, &self.metrics, job, may_leave).await
     }
 
-    fn client(&self) -> &Client {
+    fn client(&self, may_leave: &MayLeave) -> &Client {
         let Config { in_flight, connects_in_flight, disconnects_in_flight, .. } = self.config;
         let idle_max = in_flight + connects_in_flight + disconnects_in_flight;
-        self.client.get_or_init(|| Client::new(&self.lifecycle, idle_max))
+        self.client.get_or_init(|| Client::new(&self.lifecycle, idle_max, may_leave.clone()))
     }
 
     fn target(&self, webhook: &Webhook) -> Arc<Target> {

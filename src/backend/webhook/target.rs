@@ -78,6 +78,8 @@ pub enum Admission {
         line: String,
         retry_after: Option<String>,
     },
+    /// Too much waits for backends: whoever came in would only add to it.
+    Full,
     /// The backend did not say. `is_known`: it may have heard of the session.
     Unanswered {
         is_known: bool,
@@ -154,10 +156,7 @@ impl Target {
                 }
             };
             let attempt = match is_its_turn {
-                true => {
-                    let limit = config.timeout;
-                    self.attempt(client, config, job, limit, may_leave, &mut past).await
-                }
+                true => self.attempt(client, config, job, config.timeout, &mut past).await,
                 false => {
                     let why = "the backend does not answer".to_owned();
                     Attempt::Failed { why, after: None, is_known: false }
@@ -227,7 +226,7 @@ impl Target {
             if !self.wait_for_turn(may_leave, Some(deadline), &past).await {
                 return unanswered(was_known, "it has failed too often just now".to_owned());
             }
-            let attempt = self.attempt(client, config, job, left(), may_leave, &mut past);
+            let attempt = self.attempt(client, config, job, left(), &mut past);
             let (why, wait) = match attempt.await {
                 Attempt::Answered(answer) => {
                     metrics.webhooked.taken.inc();
@@ -272,6 +271,11 @@ impl Target {
         }
     }
 
+    /// Whether as much is under way as may be.
+    pub fn is_busy(&self) -> bool {
+        self.messages.available_permits() == 0
+    }
+
     /// Waits until the breaker lets one ask, and events may leave; whether that was in time.
     async fn wait_for_turn(
         &self,
@@ -304,7 +308,6 @@ impl Target {
         config: &Config,
         job: &Job,
         limit: Duration,
-        may_leave: &MayLeave,
         past: &mut Past,
     ) -> Attempt {
         let mut failed = |why: String, after, is_known| {
@@ -326,8 +329,7 @@ impl Target {
             Kind::Disconnect => (false, false),
         };
         let body_bytes_max = if is_message { config.answer_bytes_max } else { REASON_BYTES_MAX };
-        let request =
-            request::post(&self.url, job, &config.secrets, unix_ms() / 1000, may_leave.clone());
+        let request = request::post(&self.url, job, &config.secrets, unix_ms() / 1000);
         let answer = match client.exchange(request, body_bytes_max, limit).await {
             Ok(answer) => answer,
             Err(failure @ Failure::Unreachable(_)) => {
