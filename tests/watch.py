@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from watching.processes import DEADLINE_S, ROOT, RULES, Gateway, Prometheus, child, end_children, eventually
+from watching.processes import DEADLINE_S, DRAIN_S, ROOT, RULES, Gateway, Prometheus, child, end_children, eventually
 from watching.traffic import Backend, Client, Redis, Traffic, come_and_go, remote_server
 
 BEGUN = time.monotonic()
@@ -129,8 +129,6 @@ def check_rules(prometheus):
     for rule in eventually("the rules were evaluated", rules):
         assert rule["health"] == "ok" and not rule.get("lastError"), rule
         prometheus.ask("query", query=rule["query"])
-    firing = prometheus.ask("query", query='ALERTS{alertstate="firing"}')["result"]
-    assert not firing, f"nothing lasted long enough for an alert: {firing}"
     say("all rules are evaluated")
 
 
@@ -182,11 +180,12 @@ def check_cardinality(gateways):
 def check_leaving(prometheus, gateway):
     """The panels and the rules of the drain, while a pod really leaves."""
     this = f'{{job="pathcast",instance="{gateway.api}"}}'
+    begun = time.time()
     gateway.child.send_signal(signal.SIGTERM)
     eventually("a pod leaves", lambda: prometheus.value(f"pathcast_draining{this}") == 1)
-    left = eventually("it has a plan", lambda: prometheus.value(f"pathcast_drain_end_timestamp_seconds{this} - time()"))
-    assert 0 < left < 12, f"{left} s left of 7"
-    assert prometheus.value(f"pathcast_drain_remaining{this}") > 0
+    planned = prometheus.value(f"max_over_time(pathcast_drain_end_timestamp_seconds{this}[1m])") - begun
+    assert DRAIN_S <= planned < DRAIN_S + 5, f"{planned} s for a drain of {DRAIN_S} s"
+    assert prometheus.value(f"max_over_time(pathcast_drain_remaining{this}[1m])") > 0, "sessions that it has to close"
     assert gateway.child.wait(DEADLINE_S) == 0, gateway.log.read_text()
     pending = f'ALERTS{{alertname="PathcastPodDown",alertstate="pending",instance="{gateway.api}",job="pathcast"}}'
     eventually("a pod that has gone is noticed", lambda: prometheus.value(pending))
