@@ -49,6 +49,7 @@ pub mod complaints;
 pub mod config;
 pub mod gateway;
 pub mod hub;
+pub mod kubernetes;
 pub mod lifecycle;
 pub mod metrics;
 pub mod proto;

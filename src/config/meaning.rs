@@ -20,6 +20,7 @@ use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, bounded, keys, upstreams, webhooks, wire};
 use crate::gateway;
 use crate::hub;
+use crate::kubernetes;
 use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
 use crate::relay;
 use crate::trace;
@@ -88,6 +89,7 @@ pub fn settings(
             retry_after: wire.drain.retry_after.0,
             timeout: wire.drain.timeout.0,
         },
+        kubernetes: kubernetes(&wire.kubernetes, source)?,
         source: None,
         wire,
     })
@@ -206,6 +208,36 @@ fn holds(limits: &wire::Limits, written: &dyn Fn(&At) -> bool) -> Result<(), Fau
         }
         _ => Ok(()),
     }
+}
+
+/// Where the cluster's API is, its pods learn from their environment.
+fn kubernetes(
+    written: &wire::Kubernetes,
+    source: &Source,
+) -> Result<Option<kubernetes::Config>, Fault> {
+    if !written.deletion_cost {
+        return Ok(None);
+    }
+    let variable = |name: &str| {
+        let found = source.env.iter().find(|(key, value)| key == name && !value.is_empty());
+        found.map(|(_, value)| value.clone()).ok_or_else(|| {
+            let at = At::keys(["kubernetes", "deletion_cost"]);
+            Fault::value(at, format!("the environment variable {name} is not set")).advise(
+                "only pods have it: POD_NAME and POD_NAMESPACE from fieldRef, the others by Kubernetes",
+            )
+        })
+    };
+    let port = variable("KUBERNETES_SERVICE_PORT")?;
+    Ok(Some(kubernetes::Config {
+        host: variable("KUBERNETES_SERVICE_HOST")?,
+        port: port.parse().map_err(|_| {
+            let at = At::keys(["kubernetes", "deletion_cost"]);
+            Fault::value(at, format!("KUBERNETES_SERVICE_PORT is no port: {port:?}"))
+        })?,
+        namespace: variable("POD_NAMESPACE")?,
+        pod: variable("POD_NAME")?,
+        account: written.account.clone().into(),
+    }))
 }
 
 fn gateway(wire: &wire::Wire) -> Result<gateway::Config, Fault> {

@@ -156,6 +156,9 @@ fn every_setting_gets_to_its_part() {
         [log]
         format = "json"
         level = "warn,pathcast::hub=debug"
+        [kubernetes]
+        deletion_cost = true
+        account = "/account"
         [drain]
         settle = "18s"
         window = "19s"
@@ -178,8 +181,22 @@ fn every_setting_gets_to_its_part() {
         concrete_paths_max = 17
         backend = { stream = true, on_full = "drop_oldest" }
         "#,
-        &[("SOME_KEY", " 0123456789abcdef\n")],
+        &[
+            ("SOME_KEY", " 0123456789abcdef\n"),
+            ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+            ("KUBERNETES_SERVICE_PORT", "443"),
+            ("POD_NAMESPACE", "chat"),
+            ("POD_NAME", "pathcast-0"),
+        ],
     );
+    let kubernetes = kubernetes::Config {
+        host: "10.0.0.1".into(),
+        port: 443,
+        namespace: "chat".into(),
+        pod: "pathcast-0".into(),
+        account: "/account".into(),
+    };
+    assert_eq!(settings.kubernetes, Some(kubernetes));
     let second = |seconds| Duration::from_secs(seconds);
     let origins = vec!["https://app.example".into(), "http://[::1]:3000".into()];
     let gateway = gateway::Config {
