@@ -6,7 +6,8 @@
 #
 # The program, where there is one, is started first, and listens on that port.
 # The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PAGE names another example
-# whose page is served. PATHCAST_BIN names a gateway that is built already; without it cargo builds one.
+# whose page is served. EDIT, an expression of sed, changes the example's configuration. PATHCAST_BIN names a
+# gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -19,6 +20,13 @@ export PATHCAST__LOG__LEVEL=${PATHCAST__LOG__LEVEL:-warn}
 # What examples share lies beside this script.
 export PYTHONPATH=$PWD
 
+config=$example/pathcast.toml edited=
+if [ -n "${EDIT:-}" ]; then
+  edited=$(mktemp)
+  sed "$EDIT" "$config" > "$edited"
+  config=$edited
+fi
+
 # Started with `&` by a script, a program ignores Ctrl-C; so this script passes it on, as TERM.
 stop() {
   trap - EXIT INT TERM
@@ -26,6 +34,7 @@ stop() {
   left=$(jobs -p)
   [ -z "$left" ] || kill $left 2>/dev/null || true
   wait
+  [ -z "$edited" ] || rm -f "$edited"
 }
 trap stop EXIT
 trap 'exit 0' INT TERM
@@ -49,7 +58,7 @@ if [ $# -gt 6 ]; then
   "${@:7}" &
   listens "$6" "$7"
 fi
-"${gateway[@]}" --config "$example/pathcast.toml" &
+"${gateway[@]}" --config "$config" &
 listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
 listens "$page_port" "the page's server"

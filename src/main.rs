@@ -77,7 +77,7 @@ async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
                 () = app.claimed() => break,
             }
         }
-        settings.paths = app.give_up().await;
+        (settings.paths, settings.upstreams) = app.give_up().await;
     }
 }
 

@@ -390,6 +390,19 @@ impl Metrics {
         }
     }
 
+    /// It is configured no more: nobody is to be told that it is away.
+    pub fn forget_upstream(&self, name: &str) {
+        // What was never counted is not there to be removed.
+        let _ = self.upstream_connected.remove_label_values(&[name]);
+        let _ = self.upstream_waiting_bytes.remove_label_values(&[name]);
+        for result in ["received", "sent", "queued", "refused", "lost"] {
+            let _ = self.upstream_messages.remove_label_values(&[name, result]);
+        }
+        for result in ["opened", "failed"] {
+            let _ = self.upstream_dials.remove_label_values(&[name, result]);
+        }
+    }
+
     /// `result`: a name fixed in the code.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();

@@ -22,7 +22,8 @@ struct Example {
     said: Arc<Mutex<String>>,
     clients_port: u16,
     page_port: u16,
-    mqtt_port: u16,
+    /// Of the further program that there is.
+    other_port: u16,
 }
 
 impl Example {
@@ -40,6 +41,8 @@ impl Example {
             .env("PAGE_PORT", page_port.to_string())
             .env("REDIS_PORT", other_port.to_string())
             .env("MQTT_PORT", other_port.to_string())
+            .env("REMOTE_PORT", other_port.to_string())
+            .env("WEBHOOK_PORT", other_port.to_string())
             .process_group(0)
             .stdout(Stdio::piped())
             .spawn()
@@ -52,7 +55,7 @@ impl Example {
                 *heard.lock().expect("nobody panics with it") += &(line + "\n");
             }
         });
-        Example { child, said, clients_port, page_port, mqtt_port: other_port }
+        Example { child, said, clients_port, page_port, other_port }
     }
 
     /// Waits until this was printed.
@@ -182,6 +185,37 @@ async fn an_answer_goes_to_the_asker_alone() {
 }
 
 #[tokio::test]
+async fn a_webhook_answers_the_asker_alone_and_nobody_but_pathcast() {
+    let mut example = Example::start("webhook-responder").await;
+    example.says("answering for /ws/api").await;
+    let mut asker = example.open("/ws/api").await;
+    let mut other = example.open("/ws/api").await;
+    asker.writer.text("not JSON").await;
+    asker.writer.text(r#"{"action":"get_status"}"#).await;
+    let status = next(&mut asker).await;
+    assert_eq!(status["status"], "online");
+    assert!(status["uptime"].is_number() && status["backend"].is_number(), "{status}");
+    asker.writer.text(r#"{"action":"hello","price":1}"#).await;
+    assert_eq!(next(&mut asker).await, json!({"action": "hello", "price": 1}));
+    other.writer.text(r#"{"action":"me"}"#).await;
+    assert_eq!(next(&mut other).await.to_string(), r#"{"action":"me"}"#);
+
+    let http = reqwest::Client::builder().no_proxy().build().expect("a plain client is built");
+    let url = format!("http://127.0.0.1:{}/", example.other_port);
+    for signature in [None, Some("v1ce,AAAA"), Some("v1ce,\u{e9}")] {
+        let stranger = http.post(&url).body(r#"{"action":"get_status"}"#);
+        let stranger = match signature {
+            Some(signature) => stranger.header("webhook-signature", signature),
+            None => stranger,
+        };
+        let answer = within("a refusal", stranger.send()).await.expect("it is answered");
+        assert_eq!(answer.status(), 401, "{signature:?}");
+    }
+    assert!(example.page("request-response/").await.contains("/ws/api"));
+    example.interrupt().await;
+}
+
+#[tokio::test]
 async fn workers_of_a_stream_answer_the_asker_alone() {
     let mut example = Example::start("stream-workers").await;
     example.says("working for /ws/api\nworking for /ws/api").await;
@@ -248,11 +282,40 @@ async fn what_is_said_in_a_room_is_heard_in_that_room() {
     example.interrupt().await;
 }
 
+/// Hears prices until all of these were among them.
+async fn hears_of(client: &mut Client, symbols: &[&str]) {
+    let mut missing = symbols.to_vec();
+    while !missing.is_empty() {
+        let quoted = next(client).await;
+        assert!(quoted["price"].as_f64().is_some_and(|price| price >= 1.0), "{quoted}");
+        missing.retain(|symbol| quoted["symbol"] != *symbol);
+    }
+}
+
+#[tokio::test]
+async fn what_another_server_sends_reaches_all_and_what_one_wishes_reaches_it() {
+    let mut example = Example::start("upstream-bridge").await;
+    example.says("listening to /ws/prices").await;
+    let mut clients = [example.open("/ws/prices").await, example.open("/ws/prices").await];
+    for client in &mut clients {
+        hears_of(client, &["COFFEE", "SUGAR"]).await;
+    }
+    clients[0].writer.text("no symbol").await;
+    clients[0].writer.text("TEA").await;
+    for client in &mut clients {
+        hears_of(client, &["SUGAR", "TEA"]).await;
+    }
+    example.says("a client came, epoch").await;
+    example.says("wished for TEA - sent").await;
+    assert!(example.page("upstream-bridge/").await.contains("/ws/prices"));
+    example.interrupt().await;
+}
+
 /// Tells the example's Mosquitto something, as any MQTT program would.
 async fn tell_mqtt(example: &Example, topic: &str, payload: &str) {
     let publish = "import sys, paho.mqtt.publish as mqtt; \
                    mqtt.single(sys.argv[1], sys.argv[2], port=int(sys.argv[3]))";
-    let port = example.mqtt_port.to_string();
+    let port = example.other_port.to_string();
     let mut python = Command::new("python3");
     python.args(["-c", publish, topic, payload, &port]);
     let told = tokio::task::spawn_blocking(move || python.status());

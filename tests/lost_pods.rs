@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pathcast::broker::Failure;
 use pathcast::proto::session_id::PodId;
 use pathcast::proto::stream::Entry;
+use pathcast::proto::telling::{Place, What};
 use rustix::process::Signal;
 use support::brokered::{Pod, in_time};
 use support::client::Client;
@@ -336,4 +337,13 @@ async fn no_event_gets_past_a_claim_however_late_it_is_taken() {
     server.command(&["DEL", &format!("pathcast:lease:{}", pod.id)]);
     eventually("a link that is given up", async || (!pod.is_up()).then_some(())).await;
     assert_eq!(server.command(&["EXISTS", &format!("pathcast:lease:{}", pod.id)]), "0");
+
+    // What other pods' listeners would hear does not either.
+    let pod = Pod::start(PodId(*b"silent--"), &server).await;
+    let tell = || in_time(pod.broker.tell("/ws", Place::FIRST, What::Beat));
+    assert_eq!(tell().await, Ok(()));
+    server.command(&["SET", &format!("pathcast:claim:{}", pod.id), "other"]);
+    let told = tell().await;
+    assert!(matches!(told, Err(Failure::Unavailable(_))), "{told:?}");
+    assert!(pod.lifecycle.claimed().is_cancelled());
 }

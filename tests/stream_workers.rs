@@ -252,16 +252,16 @@ async fn the_oldest_messages_of_a_full_stream_go_where_the_path_says_so() {
     eventually("it is logged", async || pod.log().contains("dropped").then_some(())).await;
 }
 
-/// The program of the documentation, as a reader would paste it.
+/// The program of the documentation, twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_documented_backend_answers_the_asker_alone() {
+async fn the_documented_backend_goes_on_where_a_killed_one_was() {
     let docs = std::fs::read_to_string("docs/backends.md").expect("the documentation is there");
     let (_, section) = docs.split_once("\n## Redis Streams\n").expect("a section of its own");
     let program = section.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
     let server = Redis::start();
     let pod = start(&server, "", "").await;
     let program = program.expect("a program").replace("http://127.0.0.1:8081", &pod.api);
-    let program = program.replace("redis.Redis(", &format!("redis.Redis(port={}, ", server.port));
+    let program = program.replace("redis://127.0.0.1:6379", &server.url());
     let program = program.replace("/ws/api", "/ws");
     let mut workers = [0, 1].map(|_| Worker::run(&program));
     let mut clients = [pod.open("/ws").await, pod.open("/ws").await];

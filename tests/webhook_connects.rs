@@ -131,6 +131,34 @@ async fn where_connect_errors_accept_the_backend_hears_of_the_client_later_and_f
     assert_eq!(client.closing().await, Heard::Close(Some((1008, "not you".into()))));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_let_in_to_a_backend_for_which_too_much_waits_whatever_the_path_says() {
+    const MIB: usize = 1 << 20;
+    let backend = Backend::start().await;
+    let settings = "[webhook]\ntimeout = \"1h\"\nconnect_limit = \"200ms\"";
+    let gateway = start(&backend, settings, ", on_connect_error = \"accept\"").await;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        clients.push(gateway.open("/ws").await);
+    }
+    backend.hang();
+    // Each may have one that fills its lane; 64 MiB are what may wait of all.
+    let text = "x".repeat(MIB);
+    for client in &mut clients {
+        client.writer.text(&text).await;
+    }
+    eventually("too much that waits", async || {
+        let waiting = gateway.counted("pathcast_webhook_waiting_bytes").await;
+        (waiting > 64 * MIB as u64).then_some(())
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(refused(&gateway, &Request::upgrade("/ws")).await.status, 503);
+    }
+    backend.say(|_| status(204));
+    assert_eq!(backend.of("connect").len(), 64);
+}
+
 #[tokio::test]
 async fn a_target_is_asked_first_whether_it_wants_events() {
     let backend = Backend::start().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use support::backend::{Answer, Asked, Backend, answer, logged, series, start, status};
-use support::client::{Client, Heard};
+use support::client::{self, Client, Heard, Request};
 use support::gateway::Gateway;
 use support::wait::{eventually, within};
 
@@ -156,8 +156,8 @@ async fn with_drop_an_event_is_given_up_after_its_time_and_with_close_its_sessio
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_restarted_in_mid_burst_misses_no_message_and_no_order() {
-    const CLIENTS: usize = 10;
-    const MESSAGES: usize = 300;
+    const CLIENTS: usize = 50;
+    const MESSAGES: usize = 200;
     let mut backend = Backend::start().await;
     let gateway = start(&backend, "", "").await;
     let mut talking = Vec::new();
@@ -241,6 +241,8 @@ backend = {{ webhook = "{}" }}
         assert!(matches!(heard, Heard::Ping(_)), "{heard:?}");
     }
     assert_eq!(hanging.of("message").len(), 1, "one under way at a time");
+    let held = "pathcast_backend_held_sessions{backend=\"webhook\"}";
+    assert_eq!(gateway.counted(held).await, 1);
     go.send_replace(true);
     slow.leave().await;
     hanging.wait("disconnect", 1).await;
@@ -248,6 +250,82 @@ backend = {{ webhook = "{}" }}
     let expected: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
     assert_eq!(heard.into_values().collect::<Vec<_>>(), [expected]);
     assert_eq!(gateway.counted("pathcast_webhook_waiting_bytes").await, 0);
+    assert_eq!(gateway.counted(held).await, 0);
+}
+
+/// Innocent clients come, ask and are answered, while `poison` of others fails each time it is posted.
+async fn nobody_else_notices(poison: usize, fail: impl Fn() -> Failing + Send + Sync + 'static) {
+    const ROUNDS: usize = 20;
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "[webhook]\ntimeout = \"500ms\"", "").await;
+    backend.answer(move |asked| {
+        let failing = (asked.text() == "poison").then(&fail);
+        async move {
+            match failing {
+                Some(failing) => failing.await,
+                None => answer(200, "text/plain", asked.body.clone()),
+            }
+        }
+    });
+    let mut poisoners = Vec::new();
+    for _ in 0..poison {
+        let mut client = gateway.open("/ws").await;
+        client.writer.text("poison").await;
+        poisoners.push(client);
+    }
+    // All of them have failed, and some again.
+    eventually("what fails again", async || {
+        let poisoned = |asked: &Asked| asked.kind() == "message" && asked.text() == "poison";
+        let failed = backend.asked().iter().filter(|asked| poisoned(asked)).count();
+        (failed > poison + 2).then_some(())
+    })
+    .await;
+    for round in 0..ROUNDS {
+        let mut innocent = gateway.open("/ws").await;
+        for number in 0..5 {
+            let text = format!("{round}.{number}");
+            innocent.writer.text(&text).await;
+            innocent.expect_text(&text).await;
+        }
+        innocent.leave().await;
+    }
+}
+
+type Failing = std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_a_backend_always_fails_at_keep_nobody_else_out() {
+    nobody_else_notices(20, || Box::pin(std::future::ready(status(500)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_at_which_a_backend_hangs_keep_nobody_else_out() {
+    nobody_else_notices(20, || Box::pin(std::future::pending())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connects_that_a_backend_always_fails_at_keep_nobody_else_out() {
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "", "").await;
+    backend.say(|asked| {
+        let crashes = asked.kind() == "connect" && asked.json()["query"] == "crash";
+        status(if crashes { 500 } else { 204 })
+    });
+    let crash = async || loop {
+        let refused = client::ask(gateway.clients, &Request::upgrade("/ws?crash")).await;
+        assert_eq!(refused.err().map(|answer| answer.status), Some(503));
+    };
+    let innocents = async {
+        for _ in 0..20 {
+            gateway.open("/ws").await.leave().await;
+        }
+    };
+    tokio::select! {
+        () = innocents => {}
+        () = crash() => {}
+        () = crash() => {}
+        () = crash() => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! Signatures of webhooks, as programs in another language verify them: one with a public library of the
-//! standard, and the one of the documentation.
+//! Signatures of webhooks, as a program in another language verifies them, with a public library of the
+//! standard.
 
 mod support;
 
@@ -7,10 +7,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use support::client::{self, Heard, Request};
+use support::client::{self, Request};
 use support::gateway::Gateway;
-use support::redis::free_port;
+use support::remote::{Manner, Remote};
 use support::wait::eventually;
+use tokio_tungstenite::tungstenite::Message;
 
 const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDQSm37a1nGGo=";
@@ -51,6 +52,14 @@ async fn start(port: u16, secrets: &[&str]) -> Gateway {
     .await
 }
 
+fn upstream(port: u16, secret: &str, remote: &Remote) -> String {
+    format!(
+        "[[webhook.secret]]\nkey = \"{secret}\"\n[[path]]\npath = \"/ws\"\n[[upstream]]\nname = \"feed\"\n\
+         url = \"{}\"\nbackend = {{ webhook = \"http://127.0.0.1:{port}/up\" }}\n",
+        remote.url()
+    )
+}
+
 #[tokio::test]
 async fn a_public_library_believes_each_secret_in_use_and_no_other() {
     let (_program, port) = library(&[OLD, NEW]);
@@ -69,39 +78,17 @@ async fn a_public_library_believes_each_secret_in_use_and_no_other() {
     assert!(answer.body.starts_with("[false, false] connect"), "{}", answer.body);
 }
 
-/// The first block of Python in the documentation.
-fn documented() -> String {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backends.md");
-    let docs = std::fs::read_to_string(docs).expect("the documentation is there");
-    let (_, rest) = docs.split_once("```python\n").expect("it has a backend");
-    let (program, _) = rest.split_once("```").expect("a block ends");
-    program.to_owned()
-}
-
 #[tokio::test]
-async fn the_backend_of_the_documentation_answers_and_believes_only_what_is_signed() {
-    let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let script = dir.path().join("backend.py");
-    std::fs::write(&script, documented()).expect("a temporary file can be written");
-    let port = free_port();
-    let mut command = Command::new("python3");
-    command.arg(&script).env("WEBHOOK_SECRET", NEW).env("PORT", port.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _program = Program(command.spawn().expect("python3 is installed"));
-
-    let gateway = start(port, &[NEW]).await;
-    let mut client = eventually("the backend", async || {
-        client::ask(gateway.clients, &Request::upgrade("/ws?name=jana")).await.ok()
-    })
-    .await;
-    client.writer.text(r#"{"action":"get_status"}"#).await;
-    let Heard::Text(status) = client.message().await else { panic!("a text") };
-    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-    assert_eq!(status["status"], "online");
-    client.writer.text("no action").await;
-    client.leave().await;
-
-    let stranger = start(port, &[WRONG]).await;
-    let refused = client::ask(stranger.clients, &Request::upgrade("/ws")).await;
-    assert_eq!(refused.err().map(|answer| answer.status), Some(401));
+async fn a_public_library_believes_what_is_posted_of_an_upstream_and_its_answer_goes_out() {
+    let (_program, port) = library(&[OLD]);
+    let remote = Remote::start(Manner::Open).await;
+    let _gateway = Gateway::start(&upstream(port, OLD, &remote)).await;
+    eventually("a connection", async || (remote.opened() == 1).then_some(())).await;
+    remote.say("žluť");
+    assert_eq!(remote.wait_said(1).await, [Message::text("[true] message žluť")]);
+    let doubted = Remote::start(Manner::Open).await;
+    let _gateway = Gateway::start(&upstream(port, WRONG, &doubted)).await;
+    eventually("a connection", async || (doubted.opened() == 1).then_some(())).await;
+    doubted.say("x");
+    assert_eq!(doubted.wait_said(1).await, [Message::text("[false] message x")]);
 }

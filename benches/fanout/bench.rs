@@ -32,6 +32,7 @@ impl Bench {
             redis: None,
             join_pause: "off",
             crowd: "",
+            webhook: None,
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use pathcast::cli::load::crowd::Crowd;
+use pathcast::cli::load::frames;
 use pathcast::cli::load::stamp::Stamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,12 @@ use crate::server::pinned;
 
 /// How long a loader may say nothing while something is awaited of it.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two messages of a client that talks.
+pub const TALK: Duration = Duration::from_millis(50);
+
+/// What it says at most: sockets take that much, also where nobody reads.
+const SAID_MAX: usize = 500;
 
 /// How often a loader to which nothing happens looks whether it is to end.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -40,6 +47,8 @@ pub enum Job {
     Hear,
     /// Connects at the first word, leaves at the next, and so on.
     Storm,
+    /// Connects, and from the first word on each of its clients says something every [`TALK`].
+    Talk,
 }
 
 /// One line of a loader.
@@ -69,12 +78,12 @@ pub fn now_ns() -> u64 {
 }
 
 impl Loader {
-    /// Starts it on these processors. A storm runs only while nobody else there wants to: what is
-    /// measured beside it on the same processor is not to wait for it.
+    /// Starts it on these processors. Who does not measure runs only while nobody else there wants
+    /// to: what is measured beside it on the same processor is not to wait for it.
     pub fn start(orders: &Orders, cpus: Option<&str>) -> anyhow::Result<Loader> {
         let mut command = pinned(&std::env::current_exe()?, cpus);
         command.args(["--bench", "--loader", &serde_json::to_string(orders)?]);
-        if orders.job == Job::Storm {
+        if orders.job != Job::Hear {
             command = yielding(&command);
         }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -93,7 +102,7 @@ impl Loader {
         Ok(Loader { child, said })
     }
 
-    /// Says the word that a storm waits for.
+    /// Says the word that a storm waits for, or who is to talk.
     pub fn urge(&mut self) -> anyhow::Result<()> {
         let mut input = self.child.stdin.as_ref().context("a loader whose input has ended")?;
         input.write_all(b"\n").context("a loader does not listen")
@@ -170,6 +179,7 @@ pub fn serve(orders: &str) -> anyhow::Result<()> {
     match orders.job {
         Job::Hear => hear(&orders, &words),
         Job::Storm => storm(&orders, &words),
+        Job::Talk => talk(&orders, &words),
     }
 }
 
@@ -204,6 +214,24 @@ fn storm(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
             crowd.leave()?;
             tell(&Said::Gone)?;
         }
+    }
+    Ok(())
+}
+
+fn talk(orders: &Orders, words: &Receiver<()>) -> anyhow::Result<()> {
+    let mut crowd = Crowd::new(None)?;
+    connect(&mut crowd, orders)?;
+    let frame = frames::text(&[b'x'; 100]);
+    // An error is the end of the words.
+    let mut goes_on = words.recv().is_ok();
+    for _ in 0..SAID_MAX {
+        if !goes_on {
+            break;
+        }
+        crowd.say(&frame)?;
+        goes_on = words.recv_timeout(TALK) != Err(RecvTimeoutError::Disconnected);
+        crowd.turn(Duration::ZERO, |_| {})?;
+        crowd.check()?;
     }
     Ok(())
 }

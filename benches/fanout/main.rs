@@ -18,6 +18,7 @@ mod counted;
 mod crowd;
 mod deflate;
 mod growth;
+mod hang;
 mod limit;
 mod loader;
 mod machine;
@@ -131,6 +132,8 @@ enum Row {
     Growth,
     /// What live traffic feels of a storm of connects.
     Rush,
+    /// A path beside one whose webhook hangs, and alone, pair by pair.
+    Hang,
     /// 90,000 sessions at five gateways on one Redis.
     Crowd,
 }
@@ -153,6 +156,7 @@ const ROWS: &[(Row, Measure)] = &[
     (Row::Deflate, deflate::deflate),
     (Row::Growth, growth::growth),
     (Row::Rush, rush::rush),
+    (Row::Hang, hang::hang),
     (Row::Crowd, crowd::crowd),
 ];
 

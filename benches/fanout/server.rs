@@ -26,6 +26,9 @@ pub const CROWD: &str = "/crowd";
 /// The path beside it, with a single client.
 pub const ASIDE: &str = "/aside";
 
+/// A path with a webhook, where there is one.
+pub const HOOKED: &str = "/hooked";
+
 /// A pattern, for crowds with a path for each client.
 pub const ROOMS: &str = "/rooms/{room}";
 
@@ -50,6 +53,8 @@ pub struct Setup {
     pub join_pause: &'static str,
     /// Further settings of the crowd's path.
     pub crowd: &'static str,
+    /// Where the webhook of one more path is, if there is one.
+    pub webhook: Option<SocketAddr>,
 }
 
 pub struct Server {
@@ -215,9 +220,13 @@ pub fn pinned(program: &Path, cpus: Option<&str>) -> Command {
 }
 
 fn settings(setup: &Setup) -> String {
-    let Setup { shards, heartbeat_s, redis, join_pause, crowd, .. } = setup;
+    let Setup { shards, heartbeat_s, redis, join_pause, crowd, webhook, .. } = setup;
     let broker = redis.as_ref().map(|url| format!("[broker]\nurl = \"{url}\"\n"));
     let broker = broker.unwrap_or_default();
+    let hooked = webhook.map(|addr| {
+        format!("[[path]]\npath = \"{HOOKED}\"\nbackend = {{ webhook = \"http://{addr}/\" }}\n")
+    });
+    let hooked = hooked.unwrap_or_default();
     format!(
         r#"
 [clients]
@@ -239,7 +248,7 @@ path = "{ASIDE}"
 [[path]]
 path = "{ROOMS}"
 concrete_paths_max = 20000
-"#
+{hooked}"#
     )
 }
 

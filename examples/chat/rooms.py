@@ -5,6 +5,7 @@ JSON of three types: `here` (to the newcomer alone: who is there), `who` (somebo
 `said`.
 """
 
+import http.client
 import json
 import sys
 import time
@@ -86,7 +87,8 @@ def main():
                 else:
                     print(event["path"], kind, f"{event['session'][:20]}…")
                     hear(kind, event)
-        except OSError as error:
+        # The latter: it ended in the middle of a line.
+        except (OSError, http.client.HTTPException) as error:
             print("the gateway does not answer:", error, file=sys.stderr)
         time.sleep(1)
 

@@ -3,6 +3,7 @@
 Requests come as server-sent events; an answer is a publish with the asker's `_session` on it.
 """
 
+import http.client
 import json
 import os
 import sys
@@ -77,7 +78,8 @@ def main():
                     print("too slow: missed", event["missed"], "events", file=sys.stderr)
                 else:
                     print(f"{event['session'][:20]}…", kind)
-        except OSError as error:
+        # The latter: it ended in the middle of a line.
+        except (OSError, http.client.HTTPException) as error:
             print("the gateway does not answer:", error, file=sys.stderr)
         time.sleep(1)
 

@@ -15,8 +15,8 @@ import redis
 from publish import publish
 from stream_consumer import Consumer
 
-API = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8381"
-REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:8383")
+API = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8981"
+REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:8983")
 PATH = "/ws/api"
 STARTED = time.monotonic()
 

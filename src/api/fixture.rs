@@ -263,7 +263,8 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
     let presence = Arc::new(Presence::new(hub.shards()));
     let paths = Arc::new(ArcSwap::from_pointee(paths));
     let hearsay = Arc::new(Hearsay::new(events.clone()));
-    let upstreams = Arc::new(Upstreams::new(vec![desk(metrics)], events.clone(), stream, 1, pod));
+    let upstreams = Arc::new(Upstreams::new(events.clone(), stream, 1, pod));
+    upstreams.replace(vec![desk(metrics)]);
     let (taps, _) = Taps::new(events.clone());
     let taps = Arc::new(taps);
     let local = Local {
@@ -309,9 +310,10 @@ fn desk(metrics: &Arc<Metrics>) -> Arc<Desk> {
         queue_bytes_max: 1_000,
         frame_bytes_max: 1_000,
         stream: false,
+        webhook: None,
         patience: Duration::from_millis(10),
     };
-    let desk = Desk::new(config, metrics.upstream("feed"));
+    let desk = Desk::new(config, metrics.upstream("feed"), Arc::default());
     desk.open(1);
     Arc::new(desk)
 }

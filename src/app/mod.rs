@@ -32,14 +32,13 @@ use crate::proto::close::Cause;
 use crate::proto::millis::millis;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::PodId;
-use crate::relay::desk::Desk;
 use crate::relay::ears::Ears;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::local::Local;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
-use crate::upstream;
+use crate::upstream::{self, Keeper};
 use crate::watch::Changes;
 
 /// Handshakes that wait to be accepted: a pod that lost a peer gets its clients all at once.
@@ -59,6 +58,7 @@ pub struct App {
     stream: Arc<Stream>,
     ears: Arc<Ears>,
     webhooks: Arc<Webhooks>,
+    upstreams: Keeper,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     drain: Drain,
@@ -117,13 +117,7 @@ impl App {
         let hearsay = Arc::new(Hearsay::new(events.clone()));
         let (taps, tapped) = Taps::new(events.clone());
         let taps = Arc::new(taps);
-        let upstreams = settings.upstreams;
-        let desk = |config: &upstream::Config| {
-            let metrics = metrics.upstream(config.desk.name.text());
-            Arc::new(Desk::new(config.desk.clone(), metrics))
-        };
-        let desks = upstreams.iter().map(desk).collect();
-        let standing = Upstreams::new(desks, events.clone(), stream.clone(), partitions, pod);
+        let standing = Upstreams::new(events.clone(), stream.clone(), partitions, pod);
         let standing = Arc::new(standing);
         let local = Local {
             upstreams: standing.clone(),
@@ -170,6 +164,10 @@ impl App {
         lifecycle.spawn(streams);
         lifecycle.spawn(relay.clone().tell_orphans(ears.clone(), lifecycle.clone()));
 
+        let upstreams = Keeper::new(relay.clone(), metrics.clone(), lifecycle.clone());
+        // Whoever publishes finds them.
+        upstreams.reconfigure(settings.upstreams);
+
         let (api_listener, api) = listen(settings.api.listen, "the API")?;
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;
         let door = api::State::new(settings.api, relay.clone(), metrics.clone(), lifecycle.clone());
@@ -177,8 +175,6 @@ impl App {
         let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)
             .map_err(Error::Tls)?;
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
-
-        upstream::start(upstreams, &relay, &lifecycle);
 
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
@@ -189,6 +185,7 @@ impl App {
             stream,
             ears,
             webhooks,
+            upstreams,
             metrics,
             lifecycle,
             drain,
@@ -213,7 +210,8 @@ impl App {
         match config::load(&self.source) {
             Ok(settings) => {
                 self.relay.reconfigure(Arc::new(settings.paths));
-                tracing::info!("took the configuration again: paths are up to date");
+                self.upstreams.reconfigure(settings.upstreams);
+                tracing::info!("took the configuration again: paths and upstreams are up to date");
             }
             Err(error) => tracing::error!("kept the old configuration: {error}"),
         }
@@ -230,8 +228,8 @@ impl App {
     }
 
     /// Ends the sessions of a pod that was taken for dead, without a word of it to anybody else, and
-    /// then the pod. The paths as they were last configured, for the next one.
-    pub async fn give_up(self) -> Paths {
+    /// then the pod. Paths and upstreams as they were last configured, for the next one.
+    pub async fn give_up(self) -> (Paths, Vec<upstream::Config>) {
         let sessions = self.hub.occupied();
         tracing::error!(
             sessions,
@@ -252,7 +250,7 @@ impl App {
             tracing::warn!("some requests did not end in time");
         }
         self.hub.stop();
-        Paths::clone(&self.relay.paths())
+        (Paths::clone(&self.relay.paths()), self.upstreams.configs())
     }
 
     /// Every session is told when to come back, and nothing new comes in.

@@ -7,11 +7,11 @@
 //!
 //! When too much waits, or too much of a stream is unread, nothing is dropped unless its path says
 //! so: the sessions that more would come from are *held*, which is to say not read, and named to
-//! whoever asks for `freed` once there is room again. Above that bound comes only what was read at
-//! once with the message that a session was held for, and connects and disconnects, of which there
-//! are no more than sessions.
+//! whoever asks for `freed` once there is room again. Who would be read while too much waits is held
+//! before that; so above that bound comes only the last message of each shard, and connects and
+//! disconnects, of which there are no more than sessions.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,8 +33,8 @@ const FREE_BYTES: usize = 16 << 20;
 /// than the room there is.
 const READ_BYTES: usize = 32 << 10;
 
-/// What may wait at all. Beyond it are only thousands of sessions that were read just before they
-/// were held: their messages are dropped, since memory has a bound.
+/// What may wait at all. Whoever offers without asking `hold` first gets that far: its messages are
+/// dropped, since memory has a bound.
 const REFUSE_BYTES: usize = 256 << 20;
 
 /// A batch holds up to so many entries, or bytes: a broadcast that comes meanwhile waits a few
@@ -65,6 +65,8 @@ struct Shared {
     pressed: Notify,
     /// Since somebody asked.
     dropped: AtomicU64,
+    /// As in the state, for a look without the lock.
+    is_crowded: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -86,6 +88,7 @@ impl Stream {
             offered: Notify::new(),
             pressed: Notify::new(),
             dropped: AtomicU64::new(0),
+            is_crowded: AtomicBool::new(false),
             metrics,
         });
         let queue = Queue { batch: Vec::new(), offered: Vec::new(), shared: shared.clone() };
@@ -118,7 +121,10 @@ impl Stream {
                     true => lanes.push_firm(entry),
                     false => dropped.push(entry),
                 }
-                *is_crowded |= lanes.firm_bytes() > HOLD_BYTES;
+                if lanes.firm_bytes() > HOLD_BYTES {
+                    *is_crowded = true;
+                    self.shared.is_crowded.store(true, Ordering::Relaxed);
+                }
                 is_held = (*is_crowded || parts.is_full(&part)) && parts.hold(&part, session);
             }
         }
@@ -129,6 +135,22 @@ impl Stream {
         drop(state);
         self.shared.drop_some(dropped.len());
         self.shared.tell(is_newly_full);
+        is_held
+    }
+
+    /// Whether too much waits: to be asked before a session is read, and then `hold`.
+    pub fn is_crowded(&self) -> bool {
+        self.shared.is_crowded.load(Ordering::Relaxed)
+    }
+
+    /// As `offer_message` of nothing: whether the session is held from now on, and was not before, since
+    /// too much waits.
+    #[must_use]
+    pub fn hold(&self, part: &Part, session: SessionId) -> bool {
+        let mut state = self.shared.state();
+        let State { parts, is_crowded, .. } = &mut *state;
+        let is_held = *is_crowded && parts.hold(part, session);
+        self.shared.count_held(parts);
         is_held
     }
 
@@ -146,6 +168,7 @@ impl Stream {
         let mut state = self.shared.state();
         if state.lanes.firm_bytes() <= FREE_BYTES {
             state.is_crowded = false;
+            self.shared.is_crowded.store(false, Ordering::Relaxed);
         }
         if state.is_crowded || state.parts.held() == 0 {
             return Vec::new();

@@ -93,25 +93,23 @@ impl<R: Receiver> Broker for Memory<R> {
         self
     }
 
-    fn enlist(&self, _id: SessionId, _member: Member, _owed: u8) -> Pending<()> {
+    fn enlist(&self, _id: SessionId, _member: Member) -> Pending<()> {
         // Nobody would be left to tell its end.
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn delist(&self, _id: &SessionId) {}
-
     fn settle(&self, _id: &SessionId) {}
 
-    fn claim(&self) -> Pending<Option<PodId>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn claim(&self) -> Pending<Vec<PodId>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     fn orphans(&self, _pod: PodId, _cursor: u64) -> Pending<Orphans> {
         Box::pin(std::future::ready(Ok(Orphans { members: Vec::new(), next: None })))
     }
 
-    fn adopt(&self, _id: SessionId, _owed: u8) -> Pending<()> {
-        Box::pin(std::future::ready(Ok(())))
+    fn adopt(&self, _id: SessionId, _owed: u8) -> Option<Pending<()>> {
+        None
     }
 
     fn bury(&self, _entry: &Entry) -> Pending<()> {

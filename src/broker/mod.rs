@@ -78,28 +78,25 @@ pub trait Broker: Send + Sync {
     /// Who holds which upstream.
     fn tenures(&self) -> &dyn Tenures;
 
-    /// The end of this session will be owed to so many backends: resolves when another pod will tell
-    /// it if this one cannot. It has its place from the moment of the call.
-    fn enlist(&self, id: SessionId, member: Member, owed: u8) -> Pending<()>;
+    /// The end of this session will be owed to its backends: resolves when another pod will tell it
+    /// if this one cannot. It has its place from the moment of the call.
+    fn enlist(&self, id: SessionId, member: Member) -> Pending<()>;
 
-    /// No backend has heard of this session, nor will.
-    fn delist(&self, id: &SessionId);
-
-    /// One of the backends has taken the end of a session, enlisted or adopted. What is known here
-    /// holds at once, what is kept for others follows.
+    /// One of the backends has taken the end of a session, enlisted or adopted, or has never heard of
+    /// it, nor will. What is known here holds at once, what is kept for others follows.
     fn settle(&self, id: &SessionId);
 
-    /// A pod that proves to live no more and still owes ends, which this pod tells from now on. No
+    /// The pods that prove to live no more and still owe ends, which this pod tells from now on. No
     /// two pods that live tell those of one at the same time.
-    fn claim(&self) -> Pending<Option<PodId>>;
+    fn claim(&self) -> Pending<Vec<PodId>>;
 
     /// What a claimed pod owes: some of it, beginning at `cursor`, which is 0 or [`Orphans::next`].
     /// What is owed throughout a walk is found by it, once or more often.
     fn orphans(&self, pod: PodId, cursor: u64) -> Pending<Orphans>;
 
-    /// The end of a claimed pod's session is told to so many backends: resolves when all of them have
-    /// taken it and it is owed no more.
-    fn adopt(&self, id: SessionId, owed: u8) -> Pending<()>;
+    /// The end of a claimed pod's session is to be told to so many backends: resolves when all of them
+    /// have taken it and it is owed no more. `None`: it is being told already.
+    fn adopt(&self, id: SessionId, owed: u8) -> Option<Pending<()>>;
 
     /// Keeps an event that a backend will not get any more, where somebody can find it, if there is such
     /// a place. Its fields tell all; its partition says nothing.

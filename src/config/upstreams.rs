@@ -1,5 +1,6 @@
 //! The upstreams: from what was written to what each needs to be dialled, or the first fault.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
@@ -8,6 +9,7 @@ use http::header::{
 
 use crate::config::fault::{At, Fault};
 use crate::config::meaning::{pem, subprotocols};
+use crate::config::webhooks::upstream_webhook;
 use crate::config::wire;
 use crate::proto::backoff::Backoff;
 use crate::proto::path::Path;
@@ -17,7 +19,7 @@ use crate::relay::desk;
 use crate::upstream::connection::Terms;
 use crate::upstream::dial::Remote;
 use crate::upstream::tls::{self, Trust};
-use crate::upstream::{self, Config};
+use crate::upstream::{self, Config, Written};
 
 /// What a URL is refused with.
 const URL_ADVICE: &str = "as in \"wss://feed.example/stream?key=value\"";
@@ -59,6 +61,9 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                           `stream` out and listen to GET /v1/upstreams/{name}/events";
             return Err(Fault::value(at.key("backend").key("stream"), what).advise(advice));
         }
+        let at_backend = at.key("backend");
+        let webhook = written.backend.as_ref();
+        let webhook = webhook.map(|backend| upstream_webhook(backend, &at_backend)).transpose()?;
         configs.push(Config {
             desk: desk::Config {
                 name,
@@ -66,6 +71,7 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                 queue_bytes_max: written.queue_bytes_max.0,
                 frame_bytes_max: wire.limits.frame_bytes_max.0,
                 stream,
+                webhook: webhook.flatten().map(Arc::new),
                 patience: patience(wire.broker.unicast_timeout.0),
             },
             remote: remote(wire, written, &at)?,
@@ -75,9 +81,17 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                 heartbeat: written.heartbeat.0,
             },
             reconnect: Backoff { first: written.reconnect_min.0, most: written.reconnect_max.0 },
+            written: whole(written, &at)?,
         });
     }
     Ok(configs)
+}
+
+/// What tells one upstream from another: its settings, and the certificates they name, as they are now.
+/// A token is read at each attempt to connect, so it is not among them.
+fn whole(written: &wire::Upstream, at: &At) -> Result<Written, Fault> {
+    let ca = written.ca.as_ref().map(|ca| pem(ca, at.key("ca"))).transpose()?;
+    Ok(Written(format!("{written:?} {ca:?}")))
 }
 
 /// Whoever publishes is to be told "queued" before his own patience ends, which is twice that.

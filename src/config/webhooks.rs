@@ -1,4 +1,4 @@
-//! Webhooks: how requests are signed and sent, and where the events of a path go.
+//! Webhooks: how requests are signed and sent, and where the events of a path or an upstream go.
 //!
 //! A secret lives here only as text until it is a key; it is in no error.
 
@@ -54,13 +54,9 @@ pub fn config(
 /// Where the events of a path are posted to.
 pub fn webhook(path: &wire::Path, at: &At) -> Result<Option<Webhook>, Fault> {
     let Some(backend) = &path.backend else { return Ok(None) };
-    let Some(url) = &backend.webhook else { return Ok(None) };
-    let url = Url::parse(url).map_err(|invalid| {
-        // It may hold a password, so it is not shown.
-        Fault::value(at.key("webhook"), invalid.to_string()).advise(invalid.advice())
-    })?;
+    let Some(text) = &backend.webhook else { return Ok(None) };
     Ok(Some(Webhook {
-        url,
+        url: url(text, at)?,
         on_error: match backend.on_error {
             wire::OnError::Retry => OnError::Retry,
             wire::OnError::Drop => OnError::Drop,
@@ -72,6 +68,31 @@ pub fn webhook(path: &wire::Path, at: &At) -> Result<Option<Webhook>, Fault> {
         },
         retry_for: backend.retry_for.0,
     }))
+}
+
+/// Where the events of an upstream are posted to.
+pub fn upstream_webhook(
+    backend: &wire::UpstreamBackend,
+    at: &At,
+) -> Result<Option<Webhook>, Fault> {
+    let Some(text) = &backend.webhook else { return Ok(None) };
+    Ok(Some(Webhook {
+        url: url(text, at)?,
+        on_error: match backend.on_error {
+            wire::OnUpstreamError::Retry => OnError::Retry,
+            wire::OnUpstreamError::Drop => OnError::Drop,
+        },
+        // Its connection is there when that is told.
+        on_connect_error: OnConnectError::Accept,
+        retry_for: backend.retry_for.0,
+    }))
+}
+
+fn url(text: &str, at: &At) -> Result<Url, Fault> {
+    Url::parse(text).map_err(|invalid| {
+        // It may hold a password, so it is not shown.
+        Fault::value(at.key("webhook"), invalid.to_string()).advise(invalid.advice())
+    })
 }
 
 fn secret(written: &wire::Secret, at: &At, source: &Source) -> Result<Secret, Fault> {

@@ -441,6 +441,26 @@ pub struct UpstreamBackend {
     /// Whether every event is appended to a stream in Redis.
     #[serde(default)]
     pub stream: bool,
+    /// The URL that every event is posted to, http or https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub webhook: Option<String>,
+    /// What becomes of an event that the webhook does not take: it is posted until it does, or after
+    /// retry_for it is given up.
+    #[serde(default)]
+    pub on_error: OnUpstreamError,
+    /// How long an event is posted again before it is given up, unless on_error is "retry".
+    #[serde(default = "one_minute")]
+    pub retry_for: Period,
+}
+
+/// To close the connection would help nobody: the next one brings the next event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUpstreamError {
+    #[default]
+    Retry,
+    Drop,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

@@ -300,6 +300,7 @@ fn turned_away(turned: Turned) -> Refusal {
             retry_after: retry_after.and_then(|text| HeaderValue::from_str(&text).ok()),
         },
         Turned::Unanswered => Refusal::Unanswered,
+        Turned::Ended => Refusal::Unavailable("this server is leaving; try again"),
     }
 }
 

@@ -17,9 +17,17 @@ use crate::proto::session_id::SessionId;
 pub trait Inbound: Send + Sync + 'static {
     fn opened(&self, who: Who<'_>, remote: Option<SocketAddr>, greeting: &Greeting);
 
+    /// A session of a path with a backend is about to be read. Answers how many of those who hear it can
+    /// take nothing of it: it is not read until each of them has called
+    /// [`Hub::read_on`](crate::hub::Hub::read_on).
+    #[must_use]
+    fn holds(&self, _: &SessionId, _: &Arc<Configured>) -> u8 {
+        0
+    }
+
     /// One complete message. On paths with `echo` there are none. Answers how many of those who hear it
-    /// can take no more of this session: it is not read until each of them has called
-    /// [`Hub::read_on`](crate::hub::Hub::read_on). What was read with this message is still told.
+    /// can take no more of this session: nothing more of it is told, also of what has been read already, until
+    /// each of them has called [`Hub::read_on`](crate::hub::Hub::read_on).
     #[must_use]
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8;
 

@@ -62,7 +62,10 @@ fn act(sessions: &mut Sessions, slot: usize, mut bytes: &mut [u8]) {
                 } else {
                     let inbound = sessions.inbound.clone();
                     let holds = inbound.message(sessions.who(slot), kind, data);
-                    sessions.hold_unread(slot, holds);
+                    if holds > 0 {
+                        sessions.hold_unread(slot, holds, &bytes[consumed..]);
+                        break;
+                    }
                 }
             }
             Action::Ping(data) => frame::append_pong(&mut answers, data),

@@ -45,6 +45,8 @@ pub struct Session {
     pub read_held: bool,
     /// By how many of those who hear it, since they can take no more now.
     pub holds: u8,
+    /// What had been read when it was held: no more than one read.
+    pub unread: Option<Box<[u8]>>,
     /// It is among those whose turn others used up.
     pub is_held: bool,
     /// The peer has sent its last byte, and no event will say so again.
@@ -109,6 +111,7 @@ impl Session {
             slow_armed: false,
             read_held: false,
             holds: 0,
+            unread: None,
             is_held: false,
             read_to_end: false,
             subprotocol: None,

@@ -417,17 +417,30 @@ impl Sessions {
             session.read_held = true;
             return None;
         }
-        if session.holds > 0 && session.is_open() {
-            return None;
-        }
-        let mut buffer = buffer;
-        if session.deflates {
-            if self.inflation >= INFLATION_MAX {
-                if !std::mem::replace(&mut session.is_held, true) {
-                    self.held.push(slot);
-                }
+        if session.is_open() && session.configured.has_backend() {
+            if session.holds == 0 {
+                let (pod, shard, random) = (self.pod, self.shard, session.random);
+                let id = SessionId { pod, shard, random };
+                session.holds = self.inbound.holds(&id, &session.configured);
+            }
+            if session.holds > 0 {
                 return None;
             }
+        }
+        let mut buffer = buffer;
+        if session.deflates && self.inflation >= INFLATION_MAX {
+            if !std::mem::replace(&mut session.is_held, true) {
+                self.held.push(slot);
+            }
+            return None;
+        }
+        if let Some(unread) = session.unread.take() {
+            // Behind it comes what the socket has.
+            self.ready.push(slot);
+            buffer[..unread.len()].copy_from_slice(&unread);
+            return Some(unread.len());
+        }
+        if session.deflates {
             let most = buffer.len().min(DEFLATED_READ_BYTES);
             buffer = &mut buffer[..most];
         }
@@ -476,10 +489,11 @@ impl Sessions {
         }
     }
 
-    /// The session is not read until so many have said `read_on`.
-    pub fn hold_unread(&mut self, slot: usize, holds: u8) {
+    /// The session is not read until so many have said `read_on`; then it goes on with this.
+    pub fn hold_unread(&mut self, slot: usize, holds: u8, unread: &[u8]) {
         if let Some(session) = self.slab.get_mut(slot) {
             session.holds += holds;
+            session.unread = (!unread.is_empty()).then(|| unread.into());
         }
     }
 

@@ -117,8 +117,13 @@ pub enum Event<'a> {
 pub fn id<'a>(about: impl Into<About<'a>>, event: &Event<'_>) -> String {
     match about.into() {
         About::Session(head) => id_of(head.session, head.seq, kind(event)),
-        About::Upstream(Feed { upstream, pod, seq, .. }) => format!("{upstream}-{pod}-{seq}"),
+        About::Upstream(feed) => id_in(feed),
     }
+}
+
+/// The same, of whatever event of an upstream.
+pub fn id_in(Feed { upstream, pod, seq, .. }: &Feed<'_>) -> String {
+    format!("{upstream}-{pod}-{seq}")
 }
 
 /// The same, of a session's event that is not at hand.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::proto::path;
 use crate::proto::path::Path;
+use crate::proto::roster::Backends;
 use crate::proto::webhook::Webhook;
 
 /// One configured path with its settings (docs/configuration.md).
@@ -245,15 +246,15 @@ impl Configured {
         }
     }
 
-    /// How many backends its events are offered to. Whoever only listens is none.
-    pub fn backends(&self) -> u8 {
-        u8::from(self.stream) + u8::from(self.webhook.is_some())
+    /// The backends that its events are offered to. Whoever only listens is none.
+    pub fn backends(&self) -> Backends {
+        Backends { stream: self.stream, webhook: self.webhook.is_some() }
     }
 
     /// Whether its events are offered to a backend: then each of its sessions has its place in the
     /// pod's roster.
     pub fn has_backend(&self) -> bool {
-        self.backends() > 0
+        self.backends().count() > 0
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::webhook::lanes::Whose;
 use crate::hub::command::Greeting;
 use crate::hub::presence::TooManyPaths;
 use crate::hub::socket::Socket;
@@ -53,10 +54,14 @@ impl Attachment {
         }
         // Before it can end: so it is not in the roster for ever.
         let enlisted = configured.has_backend().then(|| {
-            let text = configured.pattern.text().clone();
-            let member = Member { configured: text, path: path.clone() };
-            relay.broker.enlist(id, member, configured.backends())
+            let (text, backends) = (configured.pattern.text().clone(), configured.backends());
+            let member = Member { configured: text, path: path.clone(), backends };
+            relay.broker.enlist(id, member)
         });
+        if configured.webhook.is_some() {
+            let (path, configured) = (path.clone(), configured.clone());
+            relay.webhooks.lanes.reserve(Whose { session: id, path, configured });
+        }
         // From here on the session exists: its end, however it comes about, is told by the hub.
         relay.hub.reserve(id, path.clone(), configured.clone(), deflates, &relay.metrics);
         if configured.on_gap == OnGap::Close {
@@ -66,7 +71,7 @@ impl Attachment {
         let subscribed = relay.broker.subscribe(path);
         // Looked at only now: whoever changes one of these sweeps the sessions afterwards, so
         // either it is seen here, or the sweep finds the session in its place.
-        if relay.is_leaving() {
+        if relay.is_draining() {
             return Err(Unattached::Leaving);
         }
         if relay.paths.load().named(configured.pattern.text()).is_none() {

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::proto::ask::Answer;
 use crate::proto::frame::Kind;
 use crate::proto::msg::Content;
 use crate::proto::upstream::{Dispatch, Name, State};
+use crate::proto::webhook::Webhook;
 
 /// What one waiting message costs beside its payload, roughly.
 const WAITING_BYTES: usize = 64;
@@ -34,6 +35,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// Whether its events are appended to a stream.
     pub stream: bool,
+    /// Where its events are posted.
+    pub webhook: Option<Arc<Webhook>>,
     /// How long whoever brings something waits for its being written before he is told that it
     /// waits.
     pub patience: Duration,
@@ -45,8 +48,8 @@ pub struct Desk {
     queue: Mutex<Queue>,
     /// Something waits.
     changed: Notify,
-    /// How many events were told of it here.
-    seq: AtomicU64,
+    /// How many events were told of it here, also by the desk before this one.
+    seq: Arc<AtomicU64>,
     /// From before it was opened until it was given back.
     is_in_use: AtomicBool,
 }
@@ -75,13 +78,14 @@ pub struct Outgoing {
 }
 
 impl Desk {
-    pub fn new(config: Config, metrics: UpstreamMetrics) -> Desk {
+    /// `seq`: what its events are counted with, for as long as this pod lives.
+    pub fn new(config: Config, metrics: UpstreamMetrics, seq: Arc<AtomicU64>) -> Desk {
         Desk {
             config,
             metrics,
             queue: Mutex::default(),
             changed: Notify::new(),
-            seq: AtomicU64::new(0),
+            seq,
             is_in_use: AtomicBool::new(false),
         }
     }
@@ -267,9 +271,10 @@ mod tests {
             queue_bytes_max: 1_000,
             frame_bytes_max: 2_000,
             stream: false,
+            webhook: None,
             patience: Duration::from_millis(10),
         };
-        Desk::new(config, metrics)
+        Desk::new(config, metrics, Arc::default())
     }
 
     fn text(bytes: usize) -> Content {

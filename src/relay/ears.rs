@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
-use crate::backend::webhook::lanes::Whose;
+use crate::backend::webhook::lanes::{Teller, Whose};
 use crate::backend::webhook::{self, Webhooks};
 use crate::clock::unix_ms;
 use crate::hub::command::Greeting;
@@ -22,7 +22,7 @@ use crate::proto::frame::Kind;
 use crate::proto::msg;
 use crate::proto::partition::partition;
 use crate::proto::path::Path;
-use crate::proto::paths::Configured;
+use crate::proto::paths::{Configured, OnFull};
 use crate::proto::session_id::SessionId;
 use crate::proto::stream::{Entry, Part};
 use crate::proto::traceparent::Traceparent;
@@ -33,8 +33,8 @@ pub struct Departure {
     pub id: SessionId,
     pub path: Path,
     pub configured: Arc<Configured>,
-    /// Whether it was open, so that its end has been told.
-    pub was_open: bool,
+    /// How many of its backends have not heard of it, nor will: it never came.
+    pub unheard: u8,
 }
 
 pub struct Ears {
@@ -78,7 +78,7 @@ impl Ears {
         // There is nobody to be held.
         let _ = self.offer(&who, None, &event);
         if configured.webhook.is_some() {
-            self.tell_webhook_of_end(&who, Some((&close, Cause::PodLost)));
+            self.tell_webhook_of_end(&who, &close, Cause::PodLost);
         }
     }
 
@@ -94,7 +94,7 @@ impl Ears {
             traceparent,
         };
         if who.configured.stream {
-            let Part { configured, partition } = self.part(who);
+            let Part { configured, partition } = self.part(&who.id, who.configured);
             let entry = Entry { configured, partition, fields: event::fields(&head, event) };
             if let Event::Message { .. } = event {
                 let on_full = who.configured.on_full;
@@ -117,27 +117,25 @@ impl Ears {
     }
 
     /// Where the events of a session go.
-    fn part(&self, who: &Who<'_>) -> Part {
-        let configured = who.configured.pattern.text().clone();
-        Part { configured, partition: partition(&who.id, self.stream_partitions) }
+    fn part(&self, id: &SessionId, configured: &Configured) -> Part {
+        let configured = configured.pattern.text().clone();
+        Part { configured, partition: partition(id, self.stream_partitions) }
     }
 
-    fn tell_webhook_of_end(&self, who: &Who<'_>, end: Option<(&Close, Cause)>) {
-        let whose = whose(who);
-        let told = |seq, close: &Close, cause| {
-            let head = webhook::head(&whose, seq, unix_ms());
-            webhook::told(&head, &Event::Disconnect { close, cause })
-        };
-        match end {
-            // It is over: nothing is left to be held.
-            Some((close, cause)) => {
-                let _ = self.webhooks.lanes.push(&whose, told(who.seq, close, cause));
-            }
-            None => self.webhooks.lanes.end_unopened(&who.id, || {
-                // Its connect, which the hub does not know of, was its first event.
-                told(who.seq.max(1), &Close::new(Close::NO_FRAME, ""), Cause::Network)
-            }),
-        }
+    fn tell_webhook_of_end(&self, who: &Who<'_>, close: &Close, cause: Cause) {
+        // It is over: nothing is left to be held.
+        let event = end(who, who.seq, close, cause);
+        let _ = self.webhooks.lanes.push(Teller::Session(whose(who)), event);
+    }
+
+    /// Tells the end of a session that never came to those who heard of it all the same: how many of its
+    /// backends did not.
+    fn tell_unopened(&self, who: &Who<'_>) -> u8 {
+        // Its connect, which the hub does not know of, was its first event.
+        let last = || end(who, who.seq.max(1), &Close::new(Close::NO_FRAME, ""), Cause::Network);
+        let backends = who.configured.backends();
+        let is_told = backends.webhook && self.webhooks.lanes.end_unopened(&who.id, last);
+        backends.count() - u8::from(is_told)
     }
 
     fn is_wanted(&self, who: &Who<'_>) -> bool {
@@ -172,6 +170,14 @@ impl Inbound for Ears {
         }
     }
 
+    fn holds(&self, id: &SessionId, configured: &Arc<Configured>) -> u8 {
+        let is_held = configured.stream
+            && configured.on_full == OnFull::Backpressure
+            && self.stream.is_crowded()
+            && self.stream.hold(&self.part(id, configured), *id);
+        u8::from(is_held)
+    }
+
     fn message(&self, who: Who<'_>, kind: Kind, data: &[u8]) -> u8 {
         let mut holds = 0;
         if self.is_wanted(&who) {
@@ -179,7 +185,7 @@ impl Inbound for Ears {
             holds += self.offer(&who, None, &Event::Message { msg: &msg });
         }
         if who.configured.webhook.is_some() && !self.is_mute() {
-            let is_held = self.webhooks.message(&whose(&who), who.seq, unix_ms(), kind, data);
+            let is_held = self.webhooks.message(whose(&who), who.seq, unix_ms(), kind, data);
             holds += u8::from(is_held);
         }
         holds
@@ -187,26 +193,38 @@ impl Inbound for Ears {
 
     fn closed(&self, who: Who<'_>, end: Option<(&Close, Cause)>) {
         if who.configured.stream {
-            self.stream.forget(&self.part(&who), &who.id);
+            self.stream.forget(&self.part(&who.id, who.configured), &who.id);
         }
-        if let Some((close, cause)) = end
-            && self.is_wanted(&who)
-        {
-            // Nothing more is read of it.
-            let _ = self.offer(&who, None, &Event::Disconnect { close, cause });
-        }
-        if who.configured.webhook.is_some() && !self.is_mute() {
-            self.tell_webhook_of_end(&who, end);
+        let mut unheard = 0;
+        match end {
+            _ if self.is_mute() => {}
+            Some((close, cause)) => {
+                if self.is_wanted(&who) {
+                    // Nothing more is read of it.
+                    let _ = self.offer(&who, None, &Event::Disconnect { close, cause });
+                }
+                if who.configured.webhook.is_some() {
+                    self.tell_webhook_of_end(&who, close, cause);
+                }
+            }
+            None => unheard = self.tell_unopened(&who),
         }
         let departure = Departure {
             id: who.id,
             path: who.path.clone(),
             configured: who.configured.clone(),
-            was_open: end.is_some(),
+            unheard,
         };
         // Nobody keeps books any more when the pod has ended.
         let _ = self.departures.send(departure);
     }
+}
+
+/// The last event of a session, for its webhook.
+fn end(who: &Who<'_>, seq: u64, close: &Close, cause: Cause) -> webhook::lanes::Event {
+    let whose = whose(who);
+    let head = webhook::head(&whose, seq, unix_ms());
+    webhook::told(&head, &Event::Disconnect { close, cause })
 }
 
 fn whose(who: &Who<'_>) -> Whose {

@@ -22,9 +22,14 @@ use crate::relay::{Refusal, Relay, SUBSCRIBE_TIMEOUT};
 /// How long after a failed attempt pods are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether events may leave again.
+const LEASE_POLL: Duration = Duration::from_millis(100);
+
 /// Hears the events of a path, of this pod's sessions and all others'.
 pub struct Listening {
     listener: Listener,
+    /// What was heard while it may not leave this pod.
+    heard: Option<Heard>,
     /// Whether a pod that may live did not say that it tells.
     is_incomplete: bool,
     /// Until it is dropped.
@@ -98,15 +103,23 @@ impl Listening {
         let answers = relay.ask_to_tell(&seat.configured).await?;
         seat.settle();
         let is_incomplete = answers == Answers::Incomplete;
-        Ok(Listening { listener, is_incomplete, seat: Some(seat) })
+        Ok(Listening { listener, heard: None, is_incomplete, seat: Some(seat) })
     }
 
-    /// The next one; `None` when this pod leaves. Cancel-safe.
+    /// The next one, which waits while this pod may have been taken for dead; `None` when it leaves.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Heard> {
         if std::mem::take(&mut self.is_incomplete) {
             return Some(Heard::Gap(Missed::Uncounted));
         }
-        self.listener.next().await
+        if self.heard.is_none() {
+            self.heard = self.listener.next().await;
+        }
+        let holds_lease = |seat: &Seat| seat.relay.broker.holds_lease();
+        while !self.seat.as_ref().is_none_or(holds_lease) {
+            tokio::time::sleep(LEASE_POLL).await;
+        }
+        self.heard.take()
     }
 }
 

@@ -124,10 +124,11 @@ impl Receiver for Local {
             }
             Ask::Tap { configured } => {
                 let paths = self.paths.load();
-                let path = paths.named(&configured).map(|one| one.pattern.text());
-                let upstream = || self.upstreams.names().find(|name| **name == configured);
+                let path = paths.named(&configured).map(|one| one.pattern.text().clone());
+                let upstream =
+                    || Some(self.upstreams.named(&configured)?.config.name.text().clone());
                 let answer = match path.or_else(upstream) {
-                    Some(text) => Answer::Tapped(self.taps.ask(text, Instant::now())),
+                    Some(text) => Answer::Tapped(self.taps.ask(&text, Instant::now())),
                     None => Answer::Gone,
                 };
                 return Box::pin(std::future::ready(Ok(answer)));
@@ -156,8 +157,8 @@ impl Receiver for Local {
 
     fn configured(&self) -> Vec<Arc<str>> {
         let paths = self.paths.load();
-        let paths = paths.iter().map(|one| one.pattern.text());
-        paths.chain(self.upstreams.names()).cloned().collect()
+        let paths = paths.iter().map(|one| one.pattern.text().clone());
+        paths.chain(self.upstreams.names()).collect()
     }
 
     fn tapped(&self, taps: &[(Arc<str>, Duration)]) {

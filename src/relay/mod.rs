@@ -260,7 +260,7 @@ impl Relay {
     /// A pod that leaves sends nothing new: another one will, and nobody is told `gone` of a session
     /// that only moves.
     fn may_send(&self) -> Result<(), Refusal> {
-        match self.is_leaving() {
+        match self.is_draining() {
             true => Err(Refusal::Unavailable("this pod is leaving")),
             false => Ok(()),
         }
@@ -306,10 +306,10 @@ impl Relay {
                 departure = departures.recv() => departure,
                 () = closing.cancelled() => return,
             };
-            let Some(Departure { id, path, configured, was_open }) = departure else { return };
+            let Some(Departure { id, path, configured, unheard }) = departure else { return };
             self.presence.depart(&path, &configured, usize::from(id.shard));
-            if !was_open && configured.has_backend() {
-                self.broker.delist(&id);
+            for _ in 0..unheard {
+                self.broker.settle(&id);
             }
             self.broker.unsubscribe(&path);
             self.note_balance();
@@ -333,8 +333,13 @@ impl Relay {
         ranked.min_by_key(|&(slips, _)| slips).map(|(_, count)| count)
     }
 
-    /// Whether this pod takes nobody in any more.
+    /// Whether this pod is to leave; it may still take clients in.
     pub fn is_leaving(&self) -> bool {
+        self.lifecycle.leaving().is_cancelled()
+    }
+
+    /// Whether this pod takes nobody in any more.
+    pub fn is_draining(&self) -> bool {
         self.lifecycle.draining().is_cancelled()
     }
 
@@ -348,7 +353,7 @@ impl Relay {
 
     /// What keeps this pod from being ready, if anything.
     pub fn readiness(&self) -> Result<(), String> {
-        if self.lifecycle.leaving().is_cancelled() {
+        if self.is_leaving() {
             return Err("this pod is leaving".to_owned());
         }
         if let Some(soft_max) = self.config.sessions_soft_max {

@@ -4,17 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::backend::sse::{Event as Offered, Origin, Sse};
 use crate::backend::stream::Stream;
+use crate::backend::webhook;
+use crate::backend::webhook::lanes::{Source, Teller};
 use crate::broker::tenures::Tenures;
 use crate::broker::{Letter, Outage, Pending};
 use crate::clock::unix_ms;
 use crate::metrics::PathMetrics;
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::event::{self, Event, Feed};
+use crate::proto::frame::Kind;
 use crate::proto::msg::Content;
 use crate::proto::partition;
 use crate::proto::path::Path;
@@ -34,9 +38,9 @@ const STREAM_BYTES_MAX: usize = 8 << 20;
 /// How often it is looked meanwhile.
 const ROOM_POLL: Duration = Duration::from_millis(5);
 
-/// All upstreams that are configured.
+/// All upstreams that are configured, as of now.
 pub struct Upstreams {
-    desks: Vec<Arc<Desk>>,
+    desks: ArcSwap<Vec<Arc<Desk>>>,
     events: Arc<Sse>,
     stream: Arc<Stream>,
     stream_partitions: u32,
@@ -53,27 +57,33 @@ pub struct Standing {
 }
 
 impl Upstreams {
+    /// None at first.
     pub fn new(
-        desks: Vec<Arc<Desk>>,
         events: Arc<Sse>,
         stream: Arc<Stream>,
         stream_partitions: u32,
         pod: PodId,
     ) -> Upstreams {
+        let desks = ArcSwap::default();
         Upstreams { desks, events, stream, stream_partitions, pod }
     }
 
-    pub fn named(&self, name: &str) -> Option<&Arc<Desk>> {
-        self.desks.iter().find(|desk| &**desk.config.name.text() == name)
+    /// From now on it is these.
+    pub fn replace(&self, desks: Vec<Arc<Desk>>) {
+        self.desks.store(Arc::new(desks));
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.desks.iter().map(|desk| desk.config.name.text())
+    pub fn named(&self, name: &str) -> Option<Arc<Desk>> {
+        self.desks.load().iter().find(|desk| &**desk.config.name.text() == name).cloned()
+    }
+
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.desks.load().iter().map(|desk| desk.config.name.text().clone()).collect()
     }
 
     /// Whether this pod holds one, or is about to give it back.
     pub fn are_in_use(&self) -> bool {
-        self.desks.iter().any(|desk| desk.is_in_use())
+        self.desks.load().iter().any(|desk| desk.is_in_use())
     }
 
     /// What the broker asks the holder.
@@ -100,29 +110,40 @@ impl Upstreams {
         drop(desk.bring(content));
     }
 
-    /// Tells everybody who hears the upstream. Events of one desk are heard in the order of calls.
-    pub fn tell(&self, desk: &Desk, event: &Event<'_>) {
-        let name = &desk.config.name;
-        let path = Path::of_upstream(name);
-        let is_heard = self.events.is_heard(&path, name.text());
-        let feed = Feed {
-            upstream: name.text(),
+    /// Who tells a webhook, if there is one.
+    fn source(&self, desk: &Desk) -> Option<Source> {
+        let webhook = desk.config.webhook.clone()?;
+        let (upstream, pod) = (desk.config.name.text().clone(), self.pod);
+        Some(Source { upstream, pod, wholemsg: desk.config.wholemsg, webhook })
+    }
+
+    /// What its next event tells.
+    fn feed<'a>(&'a self, desk: &'a Desk) -> Feed<'a> {
+        Feed {
+            upstream: desk.config.name.text(),
             pod: &self.pod,
             seq: desk.count_event(),
             time_ms: unix_ms(),
-        };
+        }
+    }
+
+    /// To streams and listeners. Events of one desk are heard in the order of calls.
+    fn offer(&self, desk: &Desk, feed: &Feed<'_>, event: &Event<'_>) {
+        let name = &desk.config.name;
+        let path = Path::of_upstream(name);
+        let is_heard = self.events.is_heard(&path, name.text());
         if desk.config.stream {
             self.stream.offer(Entry {
                 configured: name.text().clone(),
                 partition: partition::of_text(name.text(), self.stream_partitions),
-                fields: event::fields(&feed, event),
+                fields: event::fields(feed, event),
             });
         }
         if is_heard {
             self.events.offer(Offered {
-                id: event::id(&feed, event),
+                id: event::id(feed, event),
                 kind: event::kind(event),
-                json: event::json(&feed, event),
+                json: event::json(feed, event),
                 path,
                 configured: name.text().clone(),
                 origin: Origin::Own,
@@ -130,7 +151,7 @@ impl Upstreams {
         }
     }
 
-    /// Whether what it sends is heard by anybody, so that it is worth being made a msg.
+    /// Whether what it sends is heard by anybody who wants the msg, so that it is worth being made one.
     pub fn is_heard(&self, desk: &Desk) -> bool {
         let name = &desk.config.name;
         desk.config.stream || self.events.is_heard(&Path::of_upstream(name), name.text())
@@ -179,7 +200,7 @@ impl Relay {
 
     /// What is known of all upstreams that the asker `may` know, in the order of the settings.
     pub async fn standings(&self, may: impl Fn(&str) -> bool) -> Result<Vec<Standing>, Refusal> {
-        let names = self.upstreams.names().filter(|name| may(name)).cloned();
+        let names = self.upstreams.names().into_iter().filter(|name| may(name));
         let standings = names.map(|name| async move {
             let holder = self.tenures().look(&name).await?.holder;
             let state = match holder {
@@ -197,6 +218,32 @@ impl Relay {
         join_all(standings).await.into_iter().collect()
     }
 
+    /// Tells everybody who hears the upstream that a connection came or went.
+    pub fn tell_of_upstream(&self, desk: &Desk, event: &Event<'_>) {
+        let feed = self.upstreams.feed(desk);
+        self.upstreams.offer(desk, &feed, event);
+        if let Some(source) = self.upstreams.source(desk) {
+            // It is held by what comes of it, not by its coming.
+            let told = webhook::told(&feed, event);
+            let _ = self.webhooks.lanes.push(Teller::Upstream(source), told);
+        }
+    }
+
+    /// The same of a message that came: as a frame, and as a msg for those who want that.
+    pub fn tell_of_frame(&self, desk: &Desk, kind: Kind, data: &[u8], msg: Option<&str>) {
+        let source = self.upstreams.source(desk);
+        if msg.is_none() && source.is_none() {
+            return;
+        }
+        let feed = self.upstreams.feed(desk);
+        if let Some(msg) = msg {
+            self.upstreams.offer(desk, &feed, &Event::Message { msg });
+        }
+        if let Some(source) = source {
+            self.webhooks.upstream_message(source, &feed, kind, data);
+        }
+    }
+
     /// Broadcasts what an upstream sent. The order of calls is the order of messages.
     pub fn bridge(&self, to: &Path, content: Content) -> Result<Pending<u64>, Refusal> {
         let source = |path: &PathMetrics| path.published_upstream.inc();
@@ -204,12 +251,21 @@ impl Relay {
         Ok(pending)
     }
 
+    /// Waits until the broker is there.
+    pub async fn broker_there(&self) {
+        while self.broker.outage() != Outage::None {
+            tokio::time::sleep(ROOM_POLL).await;
+        }
+    }
+
     /// Waits until more of an upstream can be taken: as long as it takes, since nothing is lost by
     /// not reading it.
-    pub async fn room_for_upstream(&self) {
+    pub async fn room_for_upstream(&self, desk: &Desk) {
+        let lane = self.upstreams.source(desk).map(|source| source.key());
         while self.broker.outage() != Outage::None
             || self.hub.is_crowded()
             || self.upstreams.stream.waiting_bytes() > STREAM_BYTES_MAX
+            || lane.as_ref().is_some_and(|lane| self.webhooks.lanes.is_held(lane))
         {
             tokio::time::sleep(ROOM_POLL).await;
         }

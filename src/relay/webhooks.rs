@@ -1,7 +1,8 @@
-//! Who works the lanes of webhooks: posts each event, sends what is answered to its session, reads it on.
+//! Who works the lanes of webhooks: posts each event, sends what is answered to its session or upstream, reads
+//! it on.
 //!
 //! A lane is worked by one task while something waits in it. An answer takes its place among the messages
-//! for its session before the next event is posted, and goes through the broker like every unicast. An event that
+//! for its teller before the next event is posted, and goes through the broker like every unicast. An event that
 //! nobody will take is counted, logged, and kept where the broker has a place for it.
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::webhook;
 use crate::backend::webhook::exchange::Answer as Answered;
-use crate::backend::webhook::lanes::{Job, Whose};
+use crate::backend::webhook::lanes::{Job, Key, Source, Teller, Whose};
 use crate::backend::webhook::leave::MayLeave;
 use crate::backend::webhook::target::{Admission, Delivery};
 use crate::broker::Letter;
@@ -27,7 +28,7 @@ use crate::proto::session_id::SessionId;
 use crate::proto::stream::Entry;
 use crate::proto::webhook::admission::{self, Named};
 use crate::proto::webhook::reply;
-use crate::proto::webhook::{OnConnectError, OnError};
+use crate::proto::webhook::{OnConnectError, OnError, Webhook};
 use crate::relay::{Refusal, Relay};
 
 /// How long after a reply could not be sent it is sent again: nothing of it left.
@@ -40,26 +41,28 @@ pub enum Turned {
     Away { status: u16, line: String, retry_after: Option<String> },
     /// Its backend did not say in time.
     Unanswered,
+    /// Its session was ended meanwhile: this pod leaves, or the path was removed.
+    Ended,
 }
 
 impl Relay {
     /// Works lanes until the pod closes.
     pub async fn work_lanes(
         self: Arc<Self>,
-        mut ready: mpsc::UnboundedReceiver<SessionId>,
+        mut ready: mpsc::UnboundedReceiver<Key>,
         lifecycle: Lifecycle,
     ) {
         let closing = lifecycle.closing();
         loop {
-            let session = tokio::select! {
-                session = ready.recv() => session,
+            let key = tokio::select! {
+                key = ready.recv() => key,
                 () = closing.cancelled() => return,
             };
-            let Some(session) = session else { return };
+            let Some(key) = key else { return };
             let (relay, closing) = (self.clone(), closing.clone());
             lifecycle.spawn(async move {
                 tokio::select! {
-                    () = relay.work_lane(session) => {}
+                    () = relay.work_lane(&key) => {}
                     () = closing.cancelled() => {}
                 }
             });
@@ -67,27 +70,33 @@ impl Relay {
     }
 
     fn may_leave(self: &Arc<Self>) -> MayLeave {
-        let relay = self.clone();
-        Arc::new(move || relay.broker.holds_lease())
+        // Connections keep it for as long as they live.
+        let relay = Arc::downgrade(self);
+        Arc::new(move || relay.upgrade().is_some_and(|relay| relay.broker.holds_lease()))
     }
 
-    async fn work_lane(self: &Arc<Self>, session: SessionId) {
+    async fn work_lane(self: &Arc<Self>, key: &Key) {
         let may_leave = self.may_leave();
-        while let Some(job) = self.webhooks.lanes.take(&session) {
+        while let Some(job) = self.webhooks.lanes.take(key) {
             match self.webhooks.deliver(&job, &may_leave).await {
-                Some(Delivery::Taken(answer)) => match job.event.kind {
-                    Kind::Message => self.reply(&job, answer).await,
-                    Kind::Connect => self.heed_late_veto(session, &answer),
-                    Kind::Disconnect => {}
+                Some(Delivery::Taken(answer)) => match (job.event.kind, key) {
+                    (Kind::Message, _) => self.reply(&job, answer).await,
+                    (Kind::Connect, Key::Session(session)) => {
+                        self.heed_late_veto(*session, &answer);
+                    }
+                    (Kind::Connect, Key::Upstream(..)) | (Kind::Disconnect, _) => {}
                 },
                 None => {}
                 Some(Delivery::Dead(why)) => self.bury(&job, &why).await,
             }
+            let is_to_be_read = self.webhooks.lanes.settle(key, job.event.bytes());
+            // Who reads an upstream looks for himself.
+            let Key::Session(session) = key else { continue };
             if job.event.kind == Kind::Disconnect {
-                self.broker.settle(&session);
+                self.broker.settle(session);
             }
-            if self.webhooks.lanes.settle(&session, job.event.bytes()) {
-                self.hub.read_on(session);
+            if is_to_be_read {
+                self.hub.read_on(*session);
             }
         }
     }
@@ -100,32 +109,61 @@ impl Relay {
         }
     }
 
-    /// Sends what was answered to the session that asked.
+    /// Sends what was answered to whoever asked.
     async fn reply(&self, job: &Job, answer: Answered) {
         if answer.status != 200 {
             return;
         }
-        let Whose { session, path, configured } = &job.whose;
         let content_type = answer.content_type().map(str::to_owned);
         let complain = |why: String| {
-            let path = configured.pattern.text();
-            if self.webhooks.complaints.are_due() {
-                tracing::warn!(session = %session.prefix(), %path, "dropped a backend's answer: {why}");
+            if !self.webhooks.complaints.are_due() {
+                return;
+            }
+            match &job.teller {
+                Teller::Session(Whose { session, configured, .. }) => {
+                    let (session, path) = (session.prefix(), configured.pattern.text());
+                    tracing::warn!(%session, %path, "dropped a backend's answer: {why}");
+                }
+                Teller::Upstream(Source { upstream, .. }) => {
+                    tracing::warn!(%upstream, "dropped a backend's answer: {why}");
+                }
             }
         };
         let Some(body) = answer.body else {
             return complain(format!("it is larger than {} bytes", self.config.frame_bytes_max));
         };
-        let content = match reply::content(configured.wholemsg, content_type.as_deref(), body) {
+        let content = match reply::content(job.teller.wholemsg(), content_type.as_deref(), body) {
             Ok(Some(content)) => content,
             Ok(None) => return,
             Err(invalid) => return complain(invalid.to_string()),
         };
-        match self.tell_session(*session, Reach::Path(path.clone()), content).await {
-            // A session that has ended hears nothing any more, and its backend is told of that.
-            Ok(Answer::Delivered | Answer::Gone) => {}
-            Ok(answer) => complain(Refusal::from(answer).to_string()),
-            Err(refusal) => complain(refusal.to_string()),
+        match &job.teller {
+            Teller::Session(Whose { session, path, .. }) => {
+                match self.tell_session(*session, Reach::Path(path.clone()), content).await {
+                    // A session that has ended hears nothing any more, and its backend is told of that.
+                    Ok(Answer::Delivered | Answer::Gone) => {}
+                    Ok(answer) => complain(Refusal::from(answer).to_string()),
+                    Err(refusal) => complain(refusal.to_string()),
+                }
+            }
+            Teller::Upstream(Source { upstream, .. }) => {
+                if let Err(refusal) = self.tell_upstream(upstream, content).await {
+                    complain(refusal.to_string());
+                }
+            }
+        }
+    }
+
+    /// As a publisher would, whichever pod holds it by now; the same holds for what was not sent. A pod
+    /// that leaves sends nothing more.
+    async fn tell_upstream(&self, name: &Arc<str>, content: Content) -> Result<(), Refusal> {
+        loop {
+            match self.dispatch(name, content.clone(), None).await {
+                Err(Refusal::Unavailable(_)) if !self.is_leaving() => {
+                    tokio::time::sleep(REPLY_AGAIN).await;
+                }
+                outcome => return outcome.map(drop),
+            }
         }
     }
 
@@ -156,8 +194,8 @@ impl Relay {
 
     /// An event that will not be offered again.
     async fn bury(&self, job: &Job, why: &str) {
-        let Job { whose: Whose { session, configured, .. }, event } = job;
-        let path = configured.pattern.text();
+        let Job { teller, event } = job;
+        let path = teller.configured();
         if self.webhooks.complaints.are_due() {
             tracing::error!(id = event.id, %path, "gave up an event: {why}");
         }
@@ -174,8 +212,8 @@ impl Relay {
         {
             tracing::error!(id = event.id, %path, "could not keep an event that was given up: {failure}");
         }
-        let closes = configured.webhook.as_ref().is_some_and(|one| one.on_error == OnError::Close);
-        if closes {
+        let closes = teller.webhook().is_some_and(|one| one.on_error == OnError::Close);
+        if let (Teller::Session(Whose { session, .. }), true) = (teller, closes) {
             self.hub.end(*session, Close::new(1011, "backend"), Cause::Server);
         }
     }
@@ -190,19 +228,19 @@ impl Relay {
         greeting: &mut Greeting,
         offered: &[String],
     ) -> Result<(), Turned> {
-        let Some(on_error) = whose.configured.webhook.as_ref().map(|one| one.on_connect_error)
-        else {
-            return Ok(());
-        };
+        let Some(webhook) = whose.configured.webhook.clone() else { return Ok(()) };
+        let session = whose.session;
+        if !self.webhooks.lanes.begin(&session) {
+            return Err(Turned::Ended);
+        }
         let job = connect(&whose, remote, greeting);
         let (tell, told) = oneshot::channel();
         let (relay, closing) = (self.clone(), self.lifecycle.closing().clone());
-        self.webhooks.lanes.begin(whose.clone());
         // A client that hangs up does not stop this: the backend may have heard of it.
         self.lifecycle.spawn(async move {
             tokio::select! {
                 // Whoever asked may not wait any more.
-                outcome = relay.ask_backend(job, on_error) => drop(tell.send(outcome)),
+                outcome = relay.ask_backend(session, webhook, job) => drop(tell.send(outcome)),
                 () = closing.cancelled() => {}
             }
         });
@@ -227,13 +265,11 @@ impl Relay {
 
     async fn ask_backend(
         self: &Arc<Self>,
+        session: SessionId,
+        webhook: Webhook,
         job: Job,
-        on_error: OnConnectError,
     ) -> Result<Named, Turned> {
         let may_leave = self.may_leave();
-        let Whose { session, configured, .. } = &job.whose;
-        let session = *session;
-        let Some(webhook) = configured.webhook.clone() else { return Ok(Named::default()) };
         let lanes = &self.webhooks.lanes;
         match self.webhooks.admit(&webhook, &job, &may_leave).await {
             Admission::Accepted(named) => {
@@ -241,10 +277,19 @@ impl Relay {
                 Ok(named)
             }
             Admission::Vetoed { status, line, retry_after } => {
-                lanes.forget(&session);
+                self.forget(&session);
                 Err(Turned::Away { status, line, retry_after })
             }
-            Admission::Unanswered { why, .. } if on_error == OnConnectError::Accept => {
+            Admission::Full => {
+                if self.webhooks.complaints.are_due() {
+                    tracing::warn!(url = %webhook.url, "let nobody in: too much waits for backends");
+                }
+                self.forget(&session);
+                Err(Turned::Unanswered)
+            }
+            Admission::Unanswered { why, .. }
+                if webhook.on_connect_error == OnConnectError::Accept =>
+            {
                 if self.webhooks.complaints.are_due() {
                     tracing::warn!(url = %webhook.url, "let a client in without its backend's word: {why}");
                 }
@@ -257,10 +302,17 @@ impl Relay {
                 }
                 match is_known {
                     true => lanes.connected(&session, None),
-                    false => lanes.forget(&session),
+                    false => self.forget(&session),
                 }
                 Err(Turned::Unanswered)
             }
+        }
+    }
+
+    /// The backend of a session that has not come knows nothing of it.
+    fn forget(&self, session: &SessionId) {
+        if self.webhooks.lanes.forget(session) {
+            self.broker.settle(session);
         }
     }
 }
@@ -277,5 +329,5 @@ fn connect(whose: &Whose, remote: SocketAddr, greeting: &Greeting) -> Job {
     };
     let head = webhook::head(whose, 0, unix_ms());
     let head = Head { traceparent: greeting.traceparent.as_ref(), ..head };
-    Job { event: webhook::told(&head, &event), whose: whose.clone() }
+    Job { event: webhook::told(&head, &event), teller: Teller::Session(whose.clone()) }
 }

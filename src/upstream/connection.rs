@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Pending;
 use crate::clock::BootTime;
 use crate::proto::close::{Cause, Close};
-use crate::proto::event::Event;
 use crate::proto::frame::Kind;
 use crate::proto::msg::{self, Content, Msg};
 use crate::proto::path::Path;
@@ -93,10 +92,7 @@ impl End {
 
     /// Whether it is this end that closes.
     fn is_ours(&self) -> bool {
-        matches!(
-            self.cause,
-            Cause::Drain | Cause::TooBig | Cause::Protocol | Cause::Heartbeat | Cause::Slow
-        )
+        self.cause != Cause::Client && self.close.code != Close::NO_FRAME
     }
 }
 
@@ -138,7 +134,7 @@ impl Service<'_> {
                     bytes -= done;
                 }
             }
-            self.relay.room_for_upstream().await;
+            self.relay.room_for_upstream(self.desk).await;
             is_reading.store(true, Ordering::Relaxed);
             let message = loop {
                 tokio::select! {
@@ -182,10 +178,9 @@ impl Service<'_> {
     fn take(&self, kind: Kind, data: &Bytes) -> Option<Pending<u64>> {
         let Terms { wholemsg, to, .. } = self.terms;
         let is_heard = self.relay.upstreams().is_heard(self.desk);
-        let msg = (is_heard || *wholemsg).then(|| msg::from_upstream(*wholemsg, kind, data));
-        if let Some(msg) = msg.as_ref().filter(|_| is_heard) {
-            self.relay.upstreams().tell(self.desk, &Event::Message { msg });
-        }
+        let is_whole = *wholemsg && to.is_some();
+        let msg = (is_heard || is_whole).then(|| msg::from_upstream(*wholemsg, kind, data));
+        self.relay.tell_of_frame(self.desk, kind, data, msg.as_deref().filter(|_| is_heard));
         let to = to.as_ref()?;
         let content = match (&msg, wholemsg, kind) {
             (Some(msg), true, _) => Msg::parse(msg.as_bytes()).map(|msg| msg.content).ok(),
@@ -290,7 +285,7 @@ impl Service<'_> {
         }
     }
 
-    /// What waits is written before the pod leaves.
+    /// What waits is written before the upstream is given back.
     async fn flush(&self, sink: &mut SplitSink<Socket, Message>) -> End {
         self.desk.shut();
         let flush = async {
@@ -301,7 +296,11 @@ impl Service<'_> {
         };
         // What could not be written in time is counted when the desk is closed.
         let _ = timeout(FLUSH_TIMEOUT, flush).await;
-        End::new(Close::new(1001, "this pod leaves"), Cause::Drain, "this pod leaves")
+        let (why, cause) = match self.relay.is_leaving() {
+            true => ("this pod leaves", Cause::Drain),
+            false => ("its settings have changed", Cause::Server),
+        };
+        End::new(Close::new(1001, why), cause, why)
     }
 }
 

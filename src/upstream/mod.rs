@@ -4,6 +4,9 @@
 //! pod that holds it renews its hold every two seconds and gives it back when it leaves; the others
 //! look, and take it when it is free (`proto::tenure` has the rule). Whatever a connection ends of,
 //! another one follows after a while, with the same hold.
+//!
+//! One that is configured anew is another one with the same name: the old one is given back as if this
+//! pod left, and the new one is taken like any that is free. So there are never two at work.
 
 pub mod connection;
 pub mod dial;
@@ -11,7 +14,10 @@ pub mod guarded;
 pub mod lease;
 pub mod tls;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -22,6 +28,7 @@ use uuid::Uuid;
 use crate::broker::tenures::Grip;
 use crate::clock::BootTime;
 use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
 use crate::proto::backoff::{Attempts, Backoff};
 use crate::proto::event::Event;
 use crate::proto::millis::millis;
@@ -43,6 +50,39 @@ pub struct Config {
     pub terms: Terms,
     /// Between two attempts to connect.
     pub reconnect: Backoff,
+    /// What all of it was made of. May hold secrets.
+    pub written: Written,
+}
+
+/// The settings of an upstream as they were written: it is another one if and only if these are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Written(pub String);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written")
+    }
+}
+
+/// Takes care of all upstreams that are configured, whichever those are.
+pub struct Keeper {
+    relay: Arc<Relay>,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    kept: Vec<Kept>,
+    /// What events are counted with, by the names that ever were: an id is never told twice.
+    seqs: HashMap<Arc<str>, Arc<AtomicU64>>,
+}
+
+struct Kept {
+    config: Config,
+    desk: Arc<Desk>,
+    leaving: CancellationToken,
 }
 
 /// One upstream, as this pod takes care of it.
@@ -58,28 +98,85 @@ struct Upstream {
     begun: BootTime,
 }
 
-/// Takes care of these until the pod leaves. The relay has their desks.
-pub fn start(configs: Vec<Config>, relay: &Arc<Relay>, lifecycle: &Lifecycle) {
-    for Config { desk, remote, terms, reconnect } in configs {
-        let Some(desk) = relay.upstreams().named(desk.name.text()) else { continue };
-        let upstream = Upstream {
-            remote,
-            terms,
-            attempts: Attempts::new(reconnect),
-            desk: desk.clone(),
-            relay: relay.clone(),
-            leaving: lifecycle.leaving().clone(),
-            taker: Taker::default(),
-            begun: BootTime::now(),
-        };
-        lifecycle.spawn(upstream.keep());
+impl Keeper {
+    pub fn new(relay: Arc<Relay>, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Keeper {
+        Keeper { relay, metrics, lifecycle, state: Mutex::default() }
+    }
+
+    /// Takes care of these and no others until the pod leaves. Those that are the same go on.
+    pub fn reconfigure(&self, configs: Vec<Config>) {
+        let mut state = self.state();
+        let State { kept, seqs } = &mut *state;
+        let mut before = std::mem::take(kept);
+        let mut new = Vec::new();
+        for config in configs {
+            match before.iter().position(|one| one.config.written == config.written) {
+                Some(at) => kept.push(before.remove(at)),
+                None => {
+                    let name = config.desk.name.text();
+                    let seq = seqs.entry(name.clone()).or_default().clone();
+                    let metrics = self.metrics.upstream(name);
+                    let desk = Arc::new(Desk::new(config.desk.clone(), metrics, seq));
+                    let leaving = self.lifecycle.leaving().child_token();
+                    new.push(Upstream::new(&config, &desk, &self.relay, &leaving));
+                    kept.push(Kept { config, desk, leaving });
+                }
+            }
+        }
+        self.relay.upstreams().replace(kept.iter().map(|one| one.desk.clone()).collect());
+        for gone in before {
+            let name = gone.config.desk.name.text();
+            gone.leaving.cancel();
+            if kept.iter().all(|one| one.config.desk.name.text() != name) {
+                self.metrics.forget_upstream(name);
+            }
+        }
+        for upstream in new {
+            self.lifecycle.spawn(upstream.keep());
+        }
+    }
+
+    /// As they were last configured.
+    pub fn configs(&self) -> Vec<Config> {
+        self.state().kept.iter().map(|one| one.config.clone()).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under it can panic halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Upstream {
+    fn new(
+        config: &Config,
+        desk: &Arc<Desk>,
+        relay: &Arc<Relay>,
+        leaving: &CancellationToken,
+    ) -> Upstream {
+        let Config { remote, terms, reconnect, .. } = config;
+        Upstream {
+            remote: remote.clone(),
+            terms: terms.clone(),
+            attempts: Attempts::new(*reconnect),
+            desk: desk.clone(),
+            relay: relay.clone(),
+            leaving: leaving.clone(),
+            taker: Taker::default(),
+            begun: BootTime::now(),
+        }
+    }
+
     async fn keep(mut self) {
         let leaving = self.leaving.clone();
         let name = self.desk.config.name.text().clone();
+        // Looking before the broker is there tells nothing, and the next look is a while away: what an
+        // emptied Redis does not say has to be known from before.
+        tokio::select! {
+            biased;
+            () = leaving.cancelled() => return,
+            () = self.relay.broker_there() => {}
+        }
         loop {
             let (grip, lease) = tokio::select! {
                 biased;
@@ -185,7 +282,7 @@ impl Upstream {
     /// Why the connection ended.
     async fn serve(&self, dialled: Dialled, lease: &Lease, ear: &Ear) -> String {
         let Dialled { socket, addr, subprotocol } = dialled;
-        let (desk, upstreams) = (&*self.desk, self.relay.upstreams());
+        let desk = &*self.desk;
         desk.metrics.dials_opened.inc();
         desk.connected();
         tracing::info!(upstream = %desk.config.name, %addr, "connected");
@@ -193,7 +290,7 @@ impl Upstream {
         let (subprotocol, user) = (subprotocol.as_deref(), None);
         let connect =
             Event::Connect { remote: &remote, subprotocol, user, origin: None, query: None };
-        upstreams.tell(desk, &connect);
+        self.relay.tell_of_upstream(desk, &connect);
         let service = Service {
             terms: &self.terms,
             relay: &self.relay,
@@ -203,7 +300,8 @@ impl Upstream {
             leaving: &self.leaving,
         };
         let end = service.serve(socket).await;
-        upstreams.tell(desk, &Event::Disconnect { close: &end.close, cause: end.cause });
+        self.relay
+            .tell_of_upstream(desk, &Event::Disconnect { close: &end.close, cause: end.cause });
         end.why
     }
 }

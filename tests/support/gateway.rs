@@ -189,6 +189,21 @@ impl Gateway {
         rustix::process::kill_process(pid, signal).expect("an own child takes signals");
     }
 
+    /// Stops it, until `Signal::CONT`: when this returns, each of its threads stands still.
+    pub async fn stand_still(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("threads that stand still", async || {
+            let mut tasks = std::fs::read_dir(&tasks).expect("a stopped child has threads");
+            let stands_still = tasks.all(|task| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                stat.is_ok_and(|stat| stat.contains(") T "))
+            });
+            stands_still.then_some(())
+        })
+        .await;
+    }
+
     /// Waits for the end of the process.
     pub async fn exit(&mut self) -> ExitStatus {
         eventually("the gateway's end", async || {

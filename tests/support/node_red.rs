@@ -1,6 +1,5 @@
 //! Node-RED itself, with one of the flows of `integrations/node-red`, as a child.
 
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::gateway::{Gateway, Said, keep_log, send};
+use super::redis::free_port;
 use super::wait::{poll_pause, within_time};
 
 const MISSING: &str = "Node-RED is needed; tests/run.sh installs it, or `npm install --prefix \
@@ -30,23 +30,31 @@ impl NodeRed {
     /// Starts a flow, whose clients go to `clients` and whose requests to the gateway's API, and
     /// waits until it runs.
     pub async fn start(flow: &str, gateway: &Gateway, clients: &str) -> NodeRed {
-        // It cannot tell a port that it chose; another one may take this one meanwhile, which its
-        // log then says.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let addr = free.expect("a free port");
+        NodeRed::start_at(free_port(), flow, gateway, clients, &[]).await
+    }
+
+    /// As [`NodeRed::start`], where the gateway knows already, and with additional environment
+    /// variables.
+    pub async fn start_at(
+        port: u16,
+        flow: &str,
+        gateway: &Gateway,
+        clients: &str,
+        environment: &[(&str, &str)],
+    ) -> NodeRed {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target");
         let installed = target.join("node-red");
         assert!(installed.join("node_modules/node-red/red.js").exists(), "{MISSING}");
         let mut command = Command::new("integrations/node-red/run.sh");
         let api = gateway.api.trim_start_matches("http://");
-        command.arg(flow).arg(addr.port().to_string()).args([clients, api]);
-        command.env("NODE_RED", installed).process_group(0);
+        command.arg(flow).arg(port.to_string()).args([clients, api]);
+        command.envs(environment.iter().copied()).env("NODE_RED", installed).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the script starts");
         let said = Arc::new(Mutex::new(String::new()));
         let (stdout, keep) = (child.stdout.take().expect("it is piped"), Arc::clone(&said));
         std::thread::spawn(move || keep_log(stdout, &keep));
-        let (url, http) = (format!("http://{addr}"), gateway.http.clone());
+        let (url, http) = (format!("http://127.0.0.1:{port}"), gateway.http.clone());
         let mut red = NodeRed { child, said, url, http };
         let runs = async {
             while !red.log().contains("Started flows") {

@@ -171,7 +171,7 @@ fn local(
         paths: Arc::default(),
         hearsay: Arc::new(Hearsay::new(events.clone())),
         taps: Arc::new(Taps::new(events.clone()).0),
-        upstreams: Arc::new(Upstreams::new(Vec::new(), events, stream, 1, POD)),
+        upstreams: Arc::new(Upstreams::new(events, stream, 1, POD)),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -21,7 +21,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::crypto::ring;
 
 use crate::authorities;
-use crate::backend::webhook::leave::Guarded;
+use crate::backend::webhook::leave::{Connector, MayLeave};
 use crate::lifecycle::Lifecycle;
 
 /// How long a connection may take to be made: who is there answers sooner.
@@ -35,7 +35,7 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// For all targets; keeps connections for those who ask again.
 pub struct Client {
-    http: legacy::Client<HttpsConnector<HttpConnector>, Guarded>,
+    http: legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 /// What a backend said.
@@ -78,8 +78,9 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tasks {
 
 impl Client {
     /// `idle_max`: connections to one target that are kept while nobody uses them.
-    /// Where the system knows no authorities, every `https` target is refused.
-    pub fn new(lifecycle: &Lifecycle, idle_max: usize) -> Client {
+    /// Where the system knows no authorities, every `https` target is refused. Nothing is written
+    /// while `may_leave` says no.
+    pub fn new(lifecycle: &Lifecycle, idle_max: usize, may_leave: MayLeave) -> Client {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -88,7 +89,7 @@ impl Client {
             .with_tls_config(tls())
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector { tcp, may_leave });
         let http = legacy::Client::builder(Tasks(lifecycle.clone()))
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -102,7 +103,7 @@ impl Client {
     /// Sends and reads all of it, within `limit`. The answer's body is read up to so many bytes.
     pub async fn exchange(
         &self,
-        request: Request<Guarded>,
+        request: Request<Full<Bytes>>,
         body_bytes_max: usize,
         limit: Duration,
     ) -> Result<Answer, Failure> {
@@ -172,26 +173,45 @@ fn deepest(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn nothing_of_an_event_goes_out_once_it_may_not_leave() {
+    async fn nothing_of_an_event_goes_out_once_it_may_not_leave_whatever_its_body_and_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let lifecycle = Lifecycle::default();
-        let client = Client::new(&lifecycle, 1);
-        let body = Guarded::new(Bytes::from_static(b"an event"), Arc::new(|| false));
-        let request = Request::post(format!("http://{addr}/")).body(body).expect("a good request");
-        let exchange = client.exchange(request, 1_000, Duration::from_secs(10));
+        let held = Arc::new(AtomicBool::new(true));
+        let is_held = held.clone();
+        let may_leave: MayLeave = Arc::new(move || is_held.load(Ordering::SeqCst));
+        let client = Client::new(&Lifecycle::default(), 1, may_leave);
+        let post = async |body: &'static [u8]| {
+            let request = Request::post(format!("http://{addr}/")).body(Full::from(body));
+            client.exchange(request.expect("a good request"), 1_000, Duration::from_secs(10)).await
+        };
+        // Whatever comes over two connections: one that is kept, and a new one.
         let arrived = async {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let (mut kept, _) = listener.accept().await.expect("a connection");
             let mut bytes = Vec::new();
-            stream.read_to_end(&mut bytes).await.expect("an end");
+            while !bytes.ends_with(b"first") {
+                let read = kept.read_buf(&mut bytes).await.expect("a connection that lives");
+                assert_ne!(read, 0, "{bytes:?}");
+            }
+            kept.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("an open connection");
+            kept.read_to_end(&mut bytes).await.expect("its end");
+            let (mut new, _) = listener.accept().await.expect("another connection");
+            new.read_to_end(&mut bytes).await.expect("its end");
             bytes
         };
-        let (outcome, arrived) = tokio::join!(exchange, arrived);
-        assert!(matches!(outcome, Err(Failure::Lost(_))), "{outcome:?}");
-        assert_eq!(arrived, b"");
+        let posts = async {
+            assert!(matches!(post(b"first").await, Ok(Answer { status: 204, .. })));
+            held.store(false, Ordering::SeqCst);
+            for body in [&b""[..], b"an event"] {
+                let outcome = post(body).await;
+                assert!(matches!(outcome, Err(Failure::Lost(_))), "{outcome:?}");
+            }
+        };
+        let ((), arrived) = tokio::join!(posts, arrived);
+        assert!(arrived.ends_with(b"first"), "{}", String::from_utf8_lossy(&arrived));
     }
 }

@@ -1,14 +1,12 @@
 //! The requests that a backend gets: an event, and the question whether it wants any.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request};
+use http_body_util::Full;
 
-use crate::backend::webhook::lanes::Job;
-use crate::backend::webhook::leave::{Guarded, MayLeave};
-use crate::proto::event::Head;
+use crate::backend::webhook::lanes::{Job, Teller};
+use crate::backend::webhook::{feed, head};
 use crate::proto::webhook::cloud_event;
 use crate::proto::webhook::signature::{Secret, signatures};
 use crate::proto::webhook::url::Url;
@@ -22,25 +20,20 @@ const AGENT: HeaderValue =
 
 /// An event as CloudEvents' binary mode has it, signed as Standard Webhooks say. `timestamp`: Unix time in
 /// seconds.
-pub fn post(
-    url: &Url,
-    job: &Job,
-    secrets: &[Secret],
-    timestamp: u64,
-    may_leave: MayLeave,
-) -> Request<Guarded> {
-    let (event, whose) = (&job.event, &job.whose);
-    let head = Head {
-        session: &whose.session,
-        path: whose.path.as_str(),
-        pod: &whose.session.pod,
-        seq: event.seq,
-        time_ms: event.time_ms,
-        traceparent: event.traceparent.as_ref(),
+pub fn post(url: &Url, job: &Job, secrets: &[Secret], timestamp: u64) -> Request<Full<Bytes>> {
+    let event = &job.event;
+    let told = match &job.teller {
+        Teller::Session(whose) => {
+            let head = head(whose, event.seq, event.time_ms);
+            cloud_event::headers(&event.id, event.kind, &head)
+        }
+        Teller::Upstream(source) => {
+            let feed = feed(source, event.seq, event.time_ms);
+            cloud_event::headers(&event.id, event.kind, &feed)
+        }
     };
-    let told = cloud_event::headers(&event.id, event.kind, &head);
     let signature = signatures(secrets, &event.id, timestamp, &told, &event.body);
-    let mut request = request(Method::POST, url, Guarded::new(event.body.clone(), may_leave));
+    let mut request = request(Method::POST, url, event.body.clone());
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(event.content_type));
     for (name, value) in told {
@@ -58,16 +51,14 @@ pub fn post(
 }
 
 /// The question whether a target wants events, in the name of `origin`.
-pub fn options(url: &Url, origin: &str) -> Request<Guarded> {
-    // It tells of nothing.
-    let nothing = Guarded::new(Bytes::new(), Arc::new(|| true));
-    let mut request = request(Method::OPTIONS, url, nothing);
+pub fn options(url: &Url, origin: &str) -> Request<Full<Bytes>> {
+    let mut request = request(Method::OPTIONS, url, Bytes::new());
     put(request.headers_mut(), REQUEST_ORIGIN.as_str(), origin);
     request
 }
 
-fn request(method: Method, url: &Url, body: Guarded) -> Request<Guarded> {
-    let mut request = Request::new(body);
+fn request(method: Method, url: &Url, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = url.uri().clone();
     request.headers_mut().insert(USER_AGENT, AGENT);

@@ -21,7 +21,7 @@ use crate::proto::backoff::Backoff;
 use crate::proto::event::Kind;
 use crate::proto::millis::millis;
 use crate::proto::webhook::admission::{self, Named};
-use crate::proto::webhook::breaker::{Breaker, Gate};
+use crate::proto::webhook::breaker::{Breaker, Gate, Past};
 use crate::proto::webhook::url::Url;
 use crate::proto::webhook::verdict::{Verdict, verdict};
 use crate::proto::webhook::{OnError, Webhook};
@@ -78,6 +78,8 @@ pub enum Admission {
         line: String,
         retry_after: Option<String>,
     },
+    /// Too much waits for backends: whoever came in would only add to it.
+    Full,
     /// The backend did not say. `is_known`: it may have heard of the session.
     Unanswered {
         is_known: bool,
@@ -113,7 +115,7 @@ impl Target {
         }
     }
 
-    /// Offers a session's event until something final became of it.
+    /// Offers an event until something final became of it.
     pub async fn deliver(
         &self,
         client: &Client,
@@ -133,7 +135,7 @@ impl Target {
             Kind::Disconnect => &self.disconnects,
         };
         let metrics = &metrics.webhooked;
-        let mut failures = 0;
+        let (mut failures, mut past) = (0, Past::default());
         loop {
             // What no event may do is not for the backend to answer for.
             let waited = Instant::now();
@@ -143,16 +145,24 @@ impl Target {
             deadline = deadline.map(|deadline| deadline + waited.elapsed());
             // Recovery after this moment ends the wait below, however early it comes.
             let recovered = self.recovered.notified();
-            let attempt = {
-                let _place = budget.acquire().await;
-                match self.wait_for_turn(may_leave, deadline).await {
-                    true => self.attempt(client, config, job, config.timeout, may_leave).await,
-                    false => {
-                        let why = "the backend does not answer".to_owned();
-                        Attempt::Failed { why, after: None, is_known: false }
-                    }
+            let (is_its_turn, place) = match past.has_failed() {
+                // Those that never failed do not wait for its place.
+                true => {
+                    (self.wait_for_turn(may_leave, deadline, &past).await, budget.acquire().await)
+                }
+                false => {
+                    let place = budget.acquire().await;
+                    (self.wait_for_turn(may_leave, deadline, &past).await, place)
                 }
             };
+            let attempt = match is_its_turn {
+                true => self.attempt(client, config, job, config.timeout, &mut past).await,
+                false => {
+                    let why = "the backend does not answer".to_owned();
+                    Attempt::Failed { why, after: None, is_known: false }
+                }
+            };
+            drop(place);
             let (why, after) = match attempt {
                 Attempt::Answered(answer) => {
                     metrics.taken.inc();
@@ -181,6 +191,8 @@ impl Target {
             match after {
                 // The backend named the time.
                 Some(_) => tokio::time::sleep(wait).await,
+                // That others are answered again is not news for it.
+                None if past.is_at_fault() => tokio::time::sleep(wait).await,
                 None => tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = recovered => {}
@@ -209,15 +221,13 @@ impl Target {
         let Ok(Ok(_place)) = tokio::time::timeout(left(), self.connects.acquire()).await else {
             return unanswered(false, "too many clients wait for it".to_owned());
         };
-        if self.breaker().is_shut(self.now_ms()) {
-            return unanswered(false, "it has failed too often just now".to_owned());
-        }
-        let (mut failures, mut was_known) = (0, false);
+        let (mut failures, mut was_known, mut past) = (0, false, Past::default());
         loop {
-            if !self.wait_for_turn(may_leave, Some(deadline)).await {
+            if !self.wait_for_turn(may_leave, Some(deadline), &past).await {
                 return unanswered(was_known, "it has failed too often just now".to_owned());
             }
-            let (why, wait) = match self.attempt(client, config, job, left(), may_leave).await {
+            let attempt = self.attempt(client, config, job, left(), &mut past);
+            let (why, wait) = match attempt.await {
                 Attempt::Answered(answer) => {
                     metrics.webhooked.taken.inc();
                     metrics.webhooked.seconds.observe(begun.elapsed().as_secs_f64());
@@ -261,12 +271,22 @@ impl Target {
         }
     }
 
+    /// Whether as much is under way as may be.
+    pub fn is_busy(&self) -> bool {
+        self.messages.available_permits() == 0
+    }
+
     /// Waits until the breaker lets one ask, and events may leave; whether that was in time.
-    async fn wait_for_turn(&self, may_leave: &MayLeave, deadline: Option<Instant>) -> bool {
+    async fn wait_for_turn(
+        &self,
+        may_leave: &MayLeave,
+        deadline: Option<Instant>,
+        past: &Past,
+    ) -> bool {
         loop {
             let wait = match may_leave() {
                 false => LEASE_POLL,
-                true => match self.breaker().gate(self.now_ms()) {
+                true => match self.breaker().gate(self.now_ms(), past) {
                     Gate::Go => return true,
                     Gate::Wait(ms) => Duration::from_millis(ms),
                 },
@@ -288,10 +308,10 @@ impl Target {
         config: &Config,
         job: &Job,
         limit: Duration,
-        may_leave: &MayLeave,
+        past: &mut Past,
     ) -> Attempt {
-        let failed = |why: String, after, is_known| {
-            if self.breaker().fail(self.now_ms()) {
+        let mut failed = |why: String, after, is_known| {
+            if self.breaker().fail(self.now_ms(), past) {
                 tracing::warn!(url = %self.url, why, "a webhook fails: it is asked less often");
             }
             Attempt::Failed { why, after, is_known }
@@ -309,8 +329,7 @@ impl Target {
             Kind::Disconnect => (false, false),
         };
         let body_bytes_max = if is_message { config.answer_bytes_max } else { REASON_BYTES_MAX };
-        let request =
-            request::post(&self.url, job, &config.secrets, unix_ms() / 1000, may_leave.clone());
+        let request = request::post(&self.url, job, &config.secrets, unix_ms() / 1000);
         let answer = match client.exchange(request, body_bytes_max, limit).await {
             Ok(answer) => answer,
             Err(failure @ Failure::Unreachable(_)) => {
@@ -322,7 +341,8 @@ impl Target {
         let verdict = verdict(status, answer.retry_after(), unix_ms());
         let is_veto = is_connect && (400..500).contains(&status) && !matches!(status, 408 | 425);
         match verdict {
-            Verdict::Again { after } if status >= 500 => {
+            // Not its own word: something before it could not reach it, or it takes nothing now.
+            Verdict::Again { after } if matches!(status, 502..=504) => {
                 failed(format!("it answered {status}"), after, true)
             }
             _ => {

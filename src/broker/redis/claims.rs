@@ -48,11 +48,12 @@ impl Claims {
         Claims { inbox, lease_ttl }
     }
 
-    /// A dead pod that owes ends and is claimed by this one, if there is one.
-    pub async fn claim(&self) -> Result<Option<PodId>, Failure> {
+    /// The dead pods that owe ends and are claimed by this one.
+    pub async fn claim(&self) -> Result<Vec<PodId>, Failure> {
         let Inbox { names, commands, pod: own, .. } = &*self.inbox;
+        let mut claimed = Vec::new();
         if !self.would_know() {
-            return Ok(None);
+            return Ok(claimed);
         }
         let known = commands.send_vital(Cmd::smembers(names.pods())).await?;
         let known: Vec<String> = redis::from_redis_value(known).unwrap_or_default();
@@ -65,10 +66,10 @@ impl Claims {
                 && self.would_know()
                 && commands.send_vital(self.attempt(pod)).await? == Value::Int(1)
             {
-                return Ok(Some(pod));
+                claimed.push(pod);
             }
         }
-        Ok(None)
+        Ok(claimed)
     }
 
     /// Some entries of a claimed pod's roster.

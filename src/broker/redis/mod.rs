@@ -151,15 +151,39 @@ impl Redis {
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
-    /// while its sessions may have been taken for dead.
-    fn send_events(&self, commands: Vec<Cmd>) -> Pending<Vec<Result<Value, Failure>>> {
+    /// while its sessions may have been taken for dead, however late Redis gets them. The answers to all of
+    /// `transaction`, which is from `MULTI` to `EXEC`.
+    fn send_events(&self, transaction: Vec<Cmd>) -> Pending<Vec<Result<Value, Failure>>> {
         let now = BootTime::now();
         let Some(until) = self.inbox.lease.held_until().filter(|&until| now < until) else {
             let failure = Failure::Unavailable("this pod's lease has lapsed");
             return Box::pin(std::future::ready(Err(failure)));
         };
+        let commands = fenced(&self.inbox.names, self.inbox.pod, transaction);
         let answers = self.inbox.commands.send_until(commands, until);
-        Box::pin(async move { Ok(answers.await) })
+        let inbox = self.inbox.clone();
+        Box::pin(async move {
+            behind_fence(answers.await).ok_or_else(|| {
+                inbox.lifecycle.claimed().cancel();
+                Failure::Unavailable("this pod was claimed")
+            })
+        })
+    }
+
+    /// As `send_events`, for one that stands alone.
+    fn send_event(&self, command: Cmd) -> Pending<()> {
+        let sent = self.send_events(vec![redis::cmd("MULTI"), command, redis::cmd("EXEC")]);
+        Box::pin(async move {
+            match sent.await?.pop() {
+                // What was refused while it was executed is within.
+                Some(Ok(Value::Array(done))) => match done.first() {
+                    Some(Value::ServerError(_)) => Err(Failure::Unavailable("Redis refused it")),
+                    _ => Ok(()),
+                },
+                Some(Err(failure)) => Err(failure),
+                _ => Err(Failure::Unknown),
+            }
+        })
     }
 }
 
@@ -229,39 +253,23 @@ impl Broker for Redis {
         let told = Told { from: self.inbox.pod, place, what };
         let message = envelope(Uuid::now_v7(), Body::Told(told));
         let channel = self.inbox.names.events(configured);
-        let sent = self.send_events(vec![Cmd::publish(channel, message)]);
-        Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
+        self.send_event(Cmd::publish(channel, message))
     }
 
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>> {
-        let Inbox { names, pod, .. } = &*self.inbox;
-        let transaction = transaction(entries, names);
-        let sent = self.send_events(fenced(names, *pod, transaction));
-        let inbox = self.inbox.clone();
-        Box::pin(async move {
-            match behind_fence(sent.await?) {
-                Some(answers) => fates(answers),
-                None => {
-                    inbox.lifecycle.claimed().cancel();
-                    Err(Failure::Unavailable("this pod was claimed"))
-                }
-            }
-        })
+        let sent = self.send_events(transaction(entries, &self.inbox.names));
+        Box::pin(async move { fates(sent.await?) })
     }
 
-    fn enlist(&self, id: SessionId, member: Member, owed: u8) -> Pending<()> {
-        self.roster.enlist(id, member, owed)
-    }
-
-    fn delist(&self, id: &SessionId) {
-        self.roster.delist(id);
+    fn enlist(&self, id: SessionId, member: Member) -> Pending<()> {
+        self.roster.enlist(id, member)
     }
 
     fn settle(&self, id: &SessionId) {
         self.roster.settle(id);
     }
 
-    fn claim(&self) -> Pending<Option<PodId>> {
+    fn claim(&self) -> Pending<Vec<PodId>> {
         let claims = self.claims.clone();
         Box::pin(async move { claims.claim().await })
     }
@@ -271,7 +279,7 @@ impl Broker for Redis {
         Box::pin(async move { claims.orphans(pod, cursor).await })
     }
 
-    fn adopt(&self, id: SessionId, owed: u8) -> Pending<()> {
+    fn adopt(&self, id: SessionId, owed: u8) -> Option<Pending<()>> {
         self.roster.adopt(id, owed)
     }
 
@@ -292,8 +300,7 @@ impl Broker for Redis {
         for (name, text) in &entry.fields {
             addition.arg(*name).arg(text);
         }
-        let sent = self.send_events(vec![addition]);
-        Box::pin(async move { sent.await?.into_iter().try_for_each(|answer| answer.map(drop)) })
+        self.send_event(addition)
     }
 
     fn holds_lease(&self) -> bool {

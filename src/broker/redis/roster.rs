@@ -74,8 +74,9 @@ impl Roster {
     }
 
     /// The session has its place when this is called; the future resolves when Redis has it.
-    pub fn enlist(&self, id: SessionId, member: Member, owed: u8) -> Pending<()> {
+    pub fn enlist(&self, id: SessionId, member: Member) -> Pending<()> {
         let (reply, written) = oneshot::channel();
+        let owed = member.backends.count();
         let mut state = self.state();
         let own = Own { member, owed, waiting: Some(reply) };
         state.members.insert(id, own);
@@ -89,20 +90,23 @@ impl Roster {
     }
 
     /// A session of a claimed pod: the future resolves when its end has been taken as often as it is
-    /// owed, and its entry is gone.
-    pub fn adopt(&self, id: SessionId, owed: u8) -> Pending<()> {
+    /// owed, and its entry is gone. `None` when that is under way: no backend loses what it was told.
+    pub fn adopt(&self, id: SessionId, owed: u8) -> Option<Pending<()>> {
         let (reply, gone) = oneshot::channel();
         let mut state = self.state();
+        if state.orphans.contains_key(&id) {
+            return None;
+        }
         state.orphans.insert(id, Orphan { owed, waiting: Some(reply) });
         if owed == 0 {
             state.unwritten.push_back(id);
         }
         drop(state);
         self.changed.notify_one();
-        Box::pin(async move { gone.await.unwrap_or(Err(AWAY)) })
+        Some(Box::pin(async move { gone.await.unwrap_or(Err(AWAY)) }))
     }
 
-    /// A backend has taken the end of a session, own or adopted.
+    /// A backend has taken the end of a session, own or adopted, or does not know of it.
     pub fn settle(&self, id: &SessionId) {
         let mut state = self.state();
         let State { members, orphans, unwritten, .. } = &mut *state;
@@ -117,16 +121,6 @@ impl Roster {
             if orphan.owed == 0 {
                 unwritten.push_back(*id);
             }
-        }
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    /// A session of which no backend has heard.
-    pub fn delist(&self, id: &SessionId) {
-        let mut state = self.state();
-        if state.members.remove(id).is_some() {
-            state.unwritten.push_back(*id);
         }
         drop(state);
         self.changed.notify_one();
@@ -286,6 +280,7 @@ fn is_error(value: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::proto::path::Path;
+    use crate::proto::roster::Backends;
 
     const POD: PodId = PodId([1; 8]);
     const DEAD: PodId = PodId([2; 8]);
@@ -296,7 +291,9 @@ mod tests {
 
     fn own(owed: u8) -> Own {
         let path = Path::parse("/ws").expect("a path");
-        Own { member: Member { configured: "/ws".into(), path }, owed, waiting: None }
+        let backends = Backends { stream: true, webhook: false };
+        let member = Member { configured: "/ws".into(), path, backends };
+        Own { member, owed, waiting: None }
     }
 
     /// The commands, without ids' random parts.

@@ -36,6 +36,11 @@ impl Latency {
         }
     }
 
+    /// Counts what another one has counted.
+    pub fn add(&mut self, other: &Latency) {
+        self.0.add(&other.0).expect("all have the same bounds");
+    }
+
     /// What a share of them took at most, in milliseconds; 1 is all.
     pub fn at_ms(&self, share: f64) -> f64 {
         self.0.value_at_quantile(share) as f64 / 1e6
