@@ -7,6 +7,7 @@ Grafana and Jaeger come as images only, and no image can be had where this runs;
 import asyncio
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import tempfile
@@ -259,6 +260,12 @@ class Story(unittest.IsolatedAsyncioTestCase):
             told = json.dumps(inspect(service)["Config"])
             for secret in (self.publisher_key, self.metrics_key, key("redis_password", "redis-secrets")):
                 self.assertNotIn(secret, told, service)
+
+    def test_the_user_in_redis_has_the_rights_that_the_documentation_names(self):
+        (documented,) = re.findall(r"^ACL SETUSER pathcast on >\S+ (.*)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+        (made,) = re.findall(r"^user pathcast on >\S+ (.*)$", key("redis.conf", "redis-secrets"), re.MULTILINE)
+        self.assertEqual(made.split(), documented.split())
+        self.assertNotIn("NOPERM", compose("logs", *GATEWAYS))
 
     async def test_docker_stop_of_a_gateway_loses_nothing_but_what_falls_between_a_close_and_the_next_open(self):
         path = "/ws/rooms/moving"
