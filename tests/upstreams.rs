@@ -245,6 +245,35 @@ async fn a_remote_that_closes_at_once_is_not_asked_in_a_tight_loop() {
 }
 
 #[tokio::test]
+async fn a_remote_that_closes_and_does_not_hang_up_is_left_and_what_is_published_waits() {
+    let violation = (1002, "Protocol violation", "protocol");
+    for (code, (told, reason, cause)) in
+        [(1_000, (1_000, "bye", "client")), (1_005, violation), (999, violation)]
+    {
+        let remote = Remote::start(Manner::Refuse(503)).await;
+        let gateway = start(&remote, "heartbeat = \"off\"\n").await;
+        let mut events = listen(&gateway).await;
+        remote.behave(Manner::Linger(code));
+        remote.wait_opened(1).await;
+        remote.behave(Manner::Refuse(503));
+        let end = events.until(|event| event.kind == "disconnect").await.json();
+        assert_eq!((&end["code"], &end["cause"]), (&json!(told), &json!(cause)), "{code}: {end}");
+        assert_eq!(end["reason"], reason, "{code}");
+        assert_eq!(gateway.counted("pathcast_upstream_connected{name=\"feed\"}").await, 0);
+        let queued = (202, "queued".into());
+        assert_eq!(verdict(&send(&gateway, r#"{"payload":"late"}"#).await), queued, "{code}");
+        eventually("the end of the first connection", async || {
+            let seen = remote.seen();
+            seen.iter().any(|seen| seen.what == What::Ended).then_some(())
+        })
+        .await;
+        remote.behave(Manner::Open);
+        assert_eq!(remote.wait_said(1).await, [text("late")], "{code}");
+        assert!(gateway.log().contains("not connected: it closed"), "{}", gateway.log());
+    }
+}
+
+#[tokio::test]
 async fn what_is_too_big_ends_the_connection_and_another_one_follows() {
     let remote = Remote::start(Manner::Open).await;
     let config = config(&remote.url(), "");
