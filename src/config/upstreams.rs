@@ -9,12 +9,12 @@ use http::header::{
 };
 
 use crate::config::fault::{At, Fault};
-use crate::config::meaning::{pem, subprotocols};
+use crate::config::meaning::{on_full, pem, subprotocols};
 use crate::config::webhooks::upstream_webhook;
 use crate::config::wire;
 use crate::proto::backoff::Backoff;
 use crate::proto::path::Path;
-use crate::proto::paths::Paths;
+use crate::proto::paths::{OnFull, Paths};
 use crate::proto::upstream::Name;
 use crate::proto::url::{self, Invalid, Purpose};
 use crate::relay::desk;
@@ -76,6 +76,9 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
             return Err(Fault::value(at.key("backend").key("stream"), what).advise(advice));
         }
         let at_backend = at.key("backend");
+        let on_full = written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
+            on_full(backend.stream, backend.on_full, &at_backend)
+        })?;
         let webhook = written.backend.as_ref();
         let webhook = webhook.map(|backend| upstream_webhook(backend, &at_backend)).transpose()?;
         configs.push(Config {
@@ -85,6 +88,7 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                 queue_bytes_max: written.queue_bytes_max.0,
                 frame_bytes_max: wire.limits.frame_bytes_max.0,
                 stream,
+                on_full,
                 webhook: webhook.flatten().map(Arc::new),
                 patience: patience(wire.broker.unicast_timeout.0),
             },

@@ -283,10 +283,15 @@ impl Service<'_> {
                     if heard_ms != self.ear.heard_ms() {
                         continue;
                     }
-                    if !rule().is_read {
-                        pulse.heard(now_ms());
-                    }
-                    match pulse.check(now_ms(), rule()) {
+                    let sign = match rule().is_read {
+                        true => pulse.check(now_ms(), rule()),
+                        // Its silence means nothing, and this end's might.
+                        false => {
+                            pulse.heard(now_ms());
+                            Sign::Ping
+                        }
+                    };
+                    match sign {
                         Sign::Quiet | Sign::Idle => {}
                         Sign::Ping => {
                             let ping = sink.send(Message::Ping(Bytes::new()));

@@ -186,6 +186,7 @@ impl Upstream {
             tracing::info!(upstream = %name, epoch = grip.epoch, "this pod holds the upstream");
             let (relay, desk) = (self.relay.clone(), self.desk.clone());
             desk.open(grip.epoch);
+            relay.upstreams().taken(&desk);
             // Not waited for: what is published before it is heard has no holder yet.
             drop(relay.tenures().hear(&name));
             tokio::select! {
