@@ -409,7 +409,9 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 flush_interval: flush_interval(wire, written, &at)?,
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
                 stream: stream(wire, written, &at)?,
-                on_full: on_full(written, &at)?,
+                on_full: written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
+                    on_full(backend.stream, backend.on_full, &at.key("backend"))
+                })?,
                 webhook: webhooks::webhook(written, &at.key("backend"))?,
             })
             .map_err(invalid)?;
@@ -454,15 +456,15 @@ fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> 
 }
 
 /// What becomes of messages that a stream has no room for.
-fn on_full(path: &wire::Path, at: &At) -> Result<OnFull, Fault> {
-    match &path.backend {
-        Some(wire::Backend { on_full: wire::OnFull::DropOldest, stream, .. }) if !stream => {
-            let what = "`on_full` speaks of a stream, and this path has none";
-            let at = at.key("backend").key("on_full");
-            Err(Fault::value(at, what).advise("add `stream = true`, or leave it out"))
+pub fn on_full(stream: bool, written: wire::OnFull, at: &At) -> Result<OnFull, Fault> {
+    match written {
+        wire::OnFull::DropOldest if !stream => {
+            let what = "`on_full` speaks of a stream, and there is none";
+            let advice = "add `stream = true`, or leave it out";
+            Err(Fault::value(at.key("on_full"), what).advise(advice))
         }
-        Some(wire::Backend { on_full: wire::OnFull::DropOldest, .. }) => Ok(OnFull::DropOldest),
-        _ => Ok(OnFull::Backpressure),
+        wire::OnFull::DropOldest => Ok(OnFull::DropOldest),
+        wire::OnFull::Backpressure => Ok(OnFull::Backpressure),
     }
 }
 

@@ -453,6 +453,10 @@ pub struct UpstreamBackend {
     /// Whether every event is appended to a stream in Redis.
     #[serde(default)]
     pub stream: bool,
+    /// What becomes of messages when too many of the stream are unread: the server is not read until
+    /// there is room, or the oldest are dropped.
+    #[serde(default)]
+    pub on_full: OnFull,
     /// The URL that every event is posted to, http or https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]

@@ -116,8 +116,10 @@ impl Relay {
 
     async fn look(&self, stream: &Stream, look: &Look) {
         let paths = self.paths();
-        let configured = paths.named(&look.part.configured);
-        let on_full = configured.map_or(OnFull::Backpressure, |configured| configured.on_full);
+        let name = &look.part.configured;
+        let of_path = paths.named(name).map(|configured| configured.on_full);
+        let of_upstream = || self.upstreams.named(name).map(|desk| desk.config.on_full);
+        let on_full = of_path.or_else(of_upstream).unwrap_or(OnFull::Backpressure);
         // What cannot be told now stays as it was; why is logged where it failed.
         if let Ok(found) = self.broker.trim(&look.part, stream.backlog_max(), on_full).await {
             stream.looked(look, found);
