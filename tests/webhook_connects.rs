@@ -66,8 +66,33 @@ async fn a_backend_names_user_and_subprotocol() {
         assert!(gone.header("ce-id").ends_with("-end"));
     }
     logged(&gateway, &["\"v3\"", "user in its answer"]).await;
-    backend.say(|_| answer(200, "text/plain", "OK, welcome"));
-    gateway.open("/ws").await.leave().await;
+    // What is no JSON says nothing, however much it is.
+    for body in [b"OK, welcome".to_vec(), vec![b'x'; 20 << 10], vec![0xff]] {
+        backend.say(move |_| answer(200, "text/plain", body.clone()));
+        gateway.open("/ws").await.leave().await;
+    }
+}
+
+#[tokio::test]
+async fn a_word_that_makes_no_sense_turns_a_client_away_and_is_passed_over_where_errors_accept() {
+    let large = || format!("{{\"user\":\"jana\",\"x\":\"{}\"}}", "x".repeat(20 << 10));
+    for (policy, is_let_in) in [("", false), (", on_connect_error = \"accept\"", true)] {
+        let backend = Backend::start().await;
+        let gateway = start(&backend, "", policy).await;
+        for body in [large(), "[]".to_owned(), "{".to_owned(), r#"{"user":7}"#.to_owned()] {
+            backend.say(move |asked| match asked.kind() {
+                "connect" => answer(200, "application/json", body.clone()),
+                _ => status(204),
+            });
+            let outcome = client::ask(gateway.clients, &Request::upgrade("/ws")).await;
+            let status = outcome.as_ref().map_or_else(|answer| answer.status, |_| 101);
+            assert_eq!(status, if is_let_in { 101 } else { 503 });
+        }
+        logged(&gateway, &["larger than it may be"]).await;
+        // What it chose can be kept to by nobody.
+        backend.say(|_| answer(200, "application/json", r#"{"subprotocol":"v9"}"#));
+        assert_eq!(refused(&gateway, &Request::upgrade("/ws")).await.status, 503);
+    }
 }
 
 #[tokio::test]
