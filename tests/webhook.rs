@@ -109,6 +109,7 @@ async fn on_a_wholemsg_path_the_body_is_the_msg_and_so_is_the_answer() {
         client.expect_text(heard).await;
     }
     // Whose answer it is needs not be said, and nobody else can be meant.
+    backend.say(|_| status(204));
     let mut other = gateway.open("/ws/whole/7").await;
     let others = backend.wait("connect", 2).await.pop().expect("another one");
     let meant = format!(r#"{{"type":"websocket","id":"{}"}}"#, others.header("ce-sessionid"));
