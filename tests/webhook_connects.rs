@@ -222,3 +222,24 @@ async fn a_target_is_asked_first_whether_it_wants_events() {
         backend.asked()[before..].iter().map(|one| one.method.to_string()).collect();
     assert_eq!(methods, ["OPTIONS", "POST", "POST", "POST"], "once is enough");
 }
+
+#[test]
+fn a_limit_for_connects_that_handshakes_do_not_last_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = dir.path().join("pathcast.toml");
+    let check = |limit: &str| {
+        let settings = format!(
+            "[webhook]\nconnect_limit = \"{limit}\"\n[[path]]\npath = \"/ws\"\n\
+             backend = {{ webhook = \"http://127.0.0.1:1/\" }}\n"
+        );
+        std::fs::write(&file, settings).expect("a file can be written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pathcast"));
+        let output = command.arg("--config").arg(&file).arg("check").output();
+        let output = output.expect("the built binary starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(check("5s").0);
+    let (is_good, said) = check("10s");
+    assert!(!is_good && said.contains("is not below handshake_timeout"), "{said}");
+    assert!(said.contains("raise handshake_timeout"), "{said}");
+}
