@@ -49,6 +49,7 @@ pub fn settings(
     let api = api(&wire, source)?;
     apart(gateway.listen, api.listen, written)?;
     holds(&wire.limits, written)?;
+    webhooks::answers_in_time(&wire, written)?;
     let parallel = std::thread::available_parallelism().map_or(1, NonZero::get);
     let shards = *wire.hub.shards.get_or_insert(parallel.min(SHARDS_MAX));
     let limits = &wire.limits;

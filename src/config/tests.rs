@@ -312,6 +312,21 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
 }
 
 #[test]
+fn clients_are_told_that_a_backend_is_slow_before_they_are_cut_off() {
+    let hooked = |text: &str, fragments: &[&str]| {
+        bad(&format!("{text}\n{WS}backend = {{ webhook = \"http://h/\" }}\n"), fragments);
+    };
+    let limit = ["f.toml:2:17: connect_limit of [webhook] (20s) is not below", "raise handshake"];
+    hooked("[webhook]\nconnect_limit = \"20s\"", &limit);
+    let timeout = ["f.toml:2:21: connect_limit of [webhook] (5s) is not below", "(5s)"];
+    hooked("[clients]\nhandshake_timeout = \"5s\"", &timeout);
+    // Where nobody waits for a backend it says nothing.
+    good(&format!("[clients]\nhandshake_timeout = \"5s\"\n{WS}"), &[]);
+    let patient = "[clients]\nhandshake_timeout = \"21s\"\n[webhook]\nconnect_limit = \"20s\"";
+    good(&format!("{patient}\n{WS}backend = {{ webhook = \"http://h/\" }}\n"), &[]);
+}
+
+#[test]
 fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_section("[clients]\nlisten = 8080", &["f.toml:2:10: ", "an integer", "0.0.0.0:8080"]);
     bad_section("[hub]\nshards = \"4\"", &["f.toml:2:10: ", "without the quotes"]);

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::parts::{Look, Scope};
 use crate::backend::stream::{Queue, Stream};
 use crate::broker::Failure;
+use crate::complaints::Recurring;
 use crate::proto::paths::OnFull;
 use crate::proto::stream::{Fate, Part};
 use crate::relay::Relay;
@@ -55,6 +56,7 @@ impl Relay {
     }
 
     async fn append_all(&self, stream: &Stream, queue: &mut Queue) {
+        let complaints = Recurring::default();
         loop {
             let batch = queue.batch().await;
             let fates = match self.broker.append(batch).await {
@@ -69,11 +71,14 @@ impl Relay {
             };
             let refused = batch.iter().zip(&fates).filter(|&(_, &fate)| fate == Fate::Refused);
             if let Some((first, _)) = refused.clone().next() {
-                let (count, of) = (refused.count(), &first.configured);
-                tracing::error!(
-                    "Redis will not take {count} events, the first one of {of}: its key is no \
-                     stream, or this pod's user has no right to it"
-                );
+                let (count, of, part) = (refused.count(), &first.configured, first.partition);
+                if complaints.is_due(&format!("{of} {part}")) {
+                    tracing::error!(
+                        "Redis will not take {count} events, the first one of {of}, part {part}: its \
+                         key is no stream, or this pod's user has no right to it; more is counted, \
+                         and told again in a minute"
+                    );
+                }
             }
             let settled = batch.iter().zip(&fates).filter(|&(_, &fate)| fate != Fate::Left);
             for id in settled.filter_map(|(entry, _)| entry.ended()) {
