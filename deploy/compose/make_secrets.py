@@ -12,7 +12,7 @@ REDIS = """\
 user default off
 user pathcast on >{password} resetchannels &pathcast:* resetkeys ~pathcast:* -@all +hello +auth +select +publish +subscribe \
 +unsubscribe +time +set +get +del +exists +sadd +srem +smembers +role +pttl +pexpire +incrby +xadd +multi +exec +watch +expire \
-+hset +hdel +hscan +eval +xlen +xtrim +xinfo +xpending
++hset +hdel +hscan +eval +xlen +xtrim +xinfo +xpending +xrange +xdel
 save ""
 appendonly no
 maxmemory 192mb
