@@ -213,7 +213,11 @@ impl App {
                 self.upstreams.reconfigure(settings.upstreams);
                 tracing::info!("took the configuration again: paths and upstreams are up to date");
             }
-            Err(error) => tracing::error!("kept the old configuration: {error}"),
+            Err(error) => {
+                // An event is one line of the log, and this is several, with a mark below the place.
+                let error = format!("kept the old configuration: {error}");
+                error.lines().for_each(|line| tracing::error!("{line}"));
+            }
         }
     }
 

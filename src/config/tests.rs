@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::grant::{Glob, Grant};
 use crate::proto::paths::{Configured, OnFull, OnGap, Origins, Pattern, Slow};
-use crate::trace::Format;
+use crate::trace::logs::{self, Format};
+use crate::trace::span;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -156,6 +157,10 @@ fn every_setting_gets_to_its_part() {
         [log]
         format = "json"
         level = "warn,pathcast::hub=debug"
+        [trace]
+        otlp = "https://collector.internal:4317"
+        sample = 0.25
+        service = "gateway"
         [drain]
         settle = "18s"
         window = "19s"
@@ -227,7 +232,10 @@ fn every_setting_gets_to_its_part() {
     // printf %s 0123456789abcdef | sha256sum
     assert_eq!((some.sha256[0], some.sha256[31]), (0x9f, 0x9f));
     let level = "warn,pathcast::hub=debug".into();
-    assert_eq!(settings.log, trace::Config { format: Format::Json, level });
+    assert_eq!(settings.log, logs::Config { format: Format::Json, level });
+    let otlp = Some("https://collector.internal:4317".to_owned());
+    let trace = span::Config { otlp, sample: 0.25, service: "gateway".into() };
+    assert_eq!(settings.trace, trace);
     let drain = Drain {
         settle: second(18),
         window: second(19),
