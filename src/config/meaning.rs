@@ -486,7 +486,8 @@ fn trace(written: &wire::Trace) -> Result<span::Config, Fault> {
         if !url.is_some_and(|url| url.uri().path_and_query().is_none_or(|rest| rest == "/")) {
             // It may hold a password, so it is not shown.
             let what = "this is not the address of a collector";
-            let advice = "its OTLP port for gRPC, without a path: \"http://collector:4317\", or https";
+            let advice =
+                "its OTLP port for gRPC, without a path: \"http://collector:4317\", or https";
             return Err(Fault::value(at("otlp"), what).advise(advice));
         }
     }

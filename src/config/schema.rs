@@ -273,7 +273,9 @@ fn is_table(node: Option<&Json>) -> bool {
 /// How it could be written.
 fn example(node: &Json, found: &Value) -> Option<String> {
     match (kind(node), found) {
-        ("integer" | "number" | "boolean", Value::String(text)) if text.parse::<Value>().is_ok() => {
+        ("integer" | "number" | "boolean", Value::String(text))
+            if text.parse::<Value>().is_ok() =>
+        {
             Some("without the quotes".into())
         }
         ("object", _) => None,

@@ -74,8 +74,7 @@ struct Exporter {
 /// Where spans end, for a collector at this URL.
 pub fn processor(url: &str, count: Count) -> Result<impl SpanProcessor + use<>, Unusable> {
     let unusable = |error: &dyn fmt::Display| Unusable(error.to_string());
-    let mut otlp =
-        Otlp::builder().with_tonic().with_endpoint(url).with_timeout(EXPORT_TIMEOUT);
+    let mut otlp = Otlp::builder().with_tonic().with_endpoint(url).with_timeout(EXPORT_TIMEOUT);
     if url.starts_with("https:") {
         otlp = otlp.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
     }

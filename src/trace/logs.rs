@@ -63,8 +63,7 @@ impl<W: Write> Write for OneLine<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let is_tricky = |char: char| {
             // Of the latter: line and paragraph separators, and what reorders text.
-            char.is_control()
-                || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         };
         let mut rest = text;
         while let Some((at, char)) = rest.char_indices().find(|&(_, char)| is_tricky(char)) {
@@ -82,7 +81,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use tracing::subscriber::with_default;
 
-    const HOSTILE: &str = "x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{2028}\u{202e}\u{7f}";
+    const HOSTILE: &str =
+        "x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{2028}\u{202e}\u{7f}";
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);

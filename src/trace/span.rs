@@ -7,6 +7,7 @@
 //! Spans are begun and ended by hand, not by `tracing`'s macros: they cross threads and pods, and a layer that
 //! makes spans would be asked about every line of the log as well.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,9 +195,9 @@ impl Span {
     }
 
     /// It came to nothing good.
-    pub fn fail(&mut self, why: &str) {
+    pub fn fail(&mut self, why: &dyn Display) {
         if let Some(span) = &mut self.recording {
-            span.set_status(Status::error(why.to_owned()));
+            span.set_status(Status::error(why.to_string()));
         }
     }
 }
@@ -204,8 +205,8 @@ impl Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
     use crate::trace::export::Fate;
+    use std::sync::Mutex;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -274,7 +275,8 @@ mod tests {
         let begun = std::time::Instant::now();
         tracer.finish(Duration::from_secs(5)).await;
         assert!(begun.elapsed() < Duration::from_secs(6));
-        let lost: usize = counted.lock().expect("nobody panicked").iter().map(|(_, spans)| spans).sum();
+        let lost: usize =
+            counted.lock().expect("nobody panicked").iter().map(|(_, spans)| spans).sum();
         assert_eq!(lost, 3);
         assert!(tracer.span(Kind::Publish, None).context().is_none(), "it is over");
     }
