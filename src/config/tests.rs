@@ -315,6 +315,11 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_section("[limits]\nslow_after = 30", &["f.toml:2:14: 30 has no unit", "\"30s\""]);
     bad_section("[limits]\nmessage_bytes_max = 0", &["f.toml:2:21: ", "at least \"1B\""]);
     bad_section("[limits]\nframe_bytes_max = 4.5", &["f.toml:2:19: ", "a size such as"]);
+    bad_section("[trace]\nsample = 1.5", &["f.toml:2:10: 1.5 is not a number from 0", "to 1"]);
+    bad_section("[trace]\nsample = \"1\"", &["f.toml:2:10: ", "without the quotes"]);
+    bad_section("[trace]\nsample = nan", &["f.toml:2:10: NaN is not"]);
+    bad_section("[trace]\nservice = \" \"", &["f.toml:2:11: ", "a name"]);
+    bad_section("[trace]\notlp = \"h:4317\"", &["f.toml:2:8: ", "\"http://collector:4317\""]);
     bad_section("[log]\nformat = \"josn\"", &["f.toml:2:10: ", "did you mean \"json\"?"]);
     bad_section("[[clients]]\nlisten = 1", &["f.toml:1:3: ", "write one bracket: [clients]"]);
     bad_path("echo = \"yes\"", &["f.toml:3:8: expected true or false"]);
