@@ -11,7 +11,7 @@ use pathcast::cli::check::{self, Form};
 use pathcast::cli::{Cli, Command, ready};
 use pathcast::config::{self, Settings, Source};
 use pathcast::lifecycle::{Signals, Wish};
-use pathcast::trace;
+use pathcast::trace::logs;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// After a storm of connects it gives back what the system's own keeps (`.cargo/config.toml` says how
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 fn serve(source: Source) -> anyhow::Result<()> {
     let settings = config::load(&source)?;
-    trace::init(&settings.log).context("log.level")?;
+    logs::init(&settings.log).context("log.level")?;
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(settings, source))

@@ -69,6 +69,9 @@ pub struct Metrics {
     pub streamed: Backend,
     pub webhooked: Backend,
     pub webhook_waiting_bytes: IntGauge,
+    pub spans_sent: IntCounter,
+    pub spans_lost: IntCounter,
+    pub spans_dropped: IntCounter,
     pub panics: IntCounter,
 }
 
@@ -266,6 +269,7 @@ impl Metrics {
             "Bytes of messages that were deflated, each once.",
             &["side"],
         )?;
+        let spans = counters("spans_total", "Spans that ended, for the collector.", &["result"])?;
         Ok(Metrics {
             sessions,
             stream_backlog,
@@ -336,6 +340,9 @@ impl Metrics {
                 "webhook_waiting_bytes",
                 "Events that wait for webhooks.",
             )?,
+            spans_sent: spans.with_label_values(&["sent"]),
+            spans_lost: spans.with_label_values(&["lost"]),
+            spans_dropped: spans.with_label_values(&["dropped"]),
             panics: counter("session_panics_total", "Sessions closed 1011 after a bug.")?,
             paths: Mutex::default(),
             registry,

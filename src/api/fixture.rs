@@ -41,6 +41,7 @@ use crate::relay::local::Local;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
+use crate::trace::span::Tracer;
 
 /// What the fixture's door takes as one msg.
 pub const PUBLISH_BYTES_MAX: usize = 1000;
@@ -255,7 +256,8 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         origin: "pathcast".to_owned(),
         answer_bytes_max: MIB,
     };
-    let (webhooks, _) = Webhooks::new(webhooks, 1, metrics.clone(), lifecycle.clone());
+    let (webhooks, _) =
+        Webhooks::new(webhooks, 1, metrics.clone(), lifecycle.clone(), Tracer::default());
     let webhooks = Arc::new(webhooks);
     let (ears, _) = Ears::new(events.clone(), stream.clone(), webhooks.clone(), 1);
     let ears: Arc<dyn Inbound> = Arc::new(ears);
@@ -277,6 +279,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         hearsay: hearsay.clone(),
         taps: taps.clone(),
         upstreams: upstreams.clone(),
+        tracer: Tracer::default(),
     };
     let memory = Memory::new(pod, local);
     drop(memory.seize("feed", 0));
@@ -291,6 +294,7 @@ fn relay_of(metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Relay> {
         upstreams,
         metrics: metrics.clone(),
         paths,
+        tracer: Tracer::default(),
         lifecycle: lifecycle.clone(),
     };
     let config = relay::Config {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, FINISH_TIMEOUT, LEAVE_POLL};
+use crate::app::{App, FINISH_TIMEOUT, LEAVE_POLL, SPANS_TIMEOUT};
 use crate::clock::unix_ms;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::lifecycle::{Signals, Wish};
@@ -50,6 +50,7 @@ impl App {
             () = insist => tracing::warn!(sessions = self.hub.occupied(), "left at once"),
         }
         self.hub.stop();
+        self.tracer.finish(SPANS_TIMEOUT).await;
     }
 
     async fn leave_by_phases(&self, hurry: &CancellationToken) {

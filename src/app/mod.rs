@@ -39,6 +39,8 @@ use crate::relay::local::Local;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
+use crate::trace::export::{self, Count, Fate};
+use crate::trace::span::Tracer;
 use crate::upstream::{self, Keeper};
 use crate::watch::Changes;
 
@@ -47,6 +49,9 @@ const BACKLOG: i32 = 4096;
 
 /// How long requests in flight may take when the sessions are gone.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long the last spans may take to the collector, when everything else has ended.
+const SPANS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often leaving looks whether the last session has gone.
 const LEAVE_POLL: Duration = Duration::from_millis(10);
@@ -61,6 +66,7 @@ pub struct App {
     webhooks: Arc<Webhooks>,
     upstreams: Keeper,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     lifecycle: Lifecycle,
     drain: Drain,
     source: Source,
@@ -81,6 +87,8 @@ pub enum Error {
     Random(getrandom::Error),
     #[error("cannot use the broker: {0}")]
     Broker(Unusable),
+    #[error("cannot send spans: {0}")]
+    Trace(export::Unusable),
     #[error("metrics contradict each other: {0}")]
     Metrics(String),
 }
@@ -94,6 +102,16 @@ impl App {
         let mut pod = [0; 8];
         getrandom::fill(&mut pod).map_err(Error::Random)?;
         let pod = PodId(pod);
+        let counted = metrics.clone();
+        let count: Count = Arc::new(move |fate, spans| {
+            let counter = match fate {
+                Fate::Sent => &counted.spans_sent,
+                Fate::Lost => &counted.spans_lost,
+                Fate::Dropped => &counted.spans_dropped,
+            };
+            counter.inc_by(spans as u64);
+        });
+        let tracer = Tracer::start(&settings.trace, &pod, count).map_err(Error::Trace)?;
 
         let events = Arc::new(Sse::start(&lifecycle, metrics.clone()));
         let (stream, queue) = Stream::new(settings.stream_backlog_max, metrics.clone());
@@ -104,8 +122,13 @@ impl App {
         let soft = settings.relay.sessions_soft_max.unwrap_or(hard);
         metrics.sessions_limit_hard.set(i64::try_from(hard).unwrap_or(i64::MAX));
         metrics.sessions_limit_soft.set(i64::try_from(soft).unwrap_or(i64::MAX));
-        let (webhooks, lanes) =
-            Webhooks::new(settings.webhook, shards, metrics.clone(), lifecycle.clone());
+        let (webhooks, lanes) = Webhooks::new(
+            settings.webhook,
+            shards,
+            metrics.clone(),
+            lifecycle.clone(),
+            tracer.clone(),
+        );
         let webhooks = Arc::new(webhooks);
         let (ears, departures) =
             Ears::new(events.clone(), stream.clone(), webhooks.clone(), partitions);
@@ -129,6 +152,7 @@ impl App {
             retry_within_ms: millis(settings.drain.retry_after),
             paths: paths.clone(),
             hearsay: hearsay.clone(),
+            tracer: tracer.clone(),
             taps: taps.clone(),
         };
         let broker: Box<dyn Broker> = match settings.broker {
@@ -152,6 +176,7 @@ impl App {
             taps,
             metrics: metrics.clone(),
             paths,
+            tracer: tracer.clone(),
             lifecycle: lifecycle.clone(),
         };
         let relay = Arc::new(Relay::new(settings.relay, parts));
@@ -173,7 +198,8 @@ impl App {
         let (listener, clients) = listen(settings.gateway.listen, "clients")?;
         let door = api::State::new(settings.api, relay.clone(), metrics.clone(), lifecycle.clone());
         lifecycle.spawn(api::serve(api_listener, door));
-        let gateway = Gateway::new(settings.gateway, relay.clone(), metrics.clone(), &lifecycle)
+        let (trace, counts) = (tracer.clone(), metrics.clone());
+        let gateway = Gateway::new(settings.gateway, relay.clone(), counts, trace, &lifecycle)
             .map_err(Error::Tls)?;
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
 
@@ -196,6 +222,7 @@ impl App {
             webhooks,
             upstreams,
             metrics,
+            tracer,
             lifecycle,
             drain,
             source,
@@ -222,7 +249,11 @@ impl App {
                 self.upstreams.reconfigure(settings.upstreams);
                 tracing::info!("took the configuration again: paths and upstreams are up to date");
             }
-            Err(error) => tracing::error!("kept the old configuration: {error}"),
+            Err(error) => {
+                // An event is one line of the log, and this is several, with a mark below the place.
+                let error = format!("kept the old configuration: {error}");
+                error.lines().for_each(|line| tracing::error!("{line}"));
+            }
         }
     }
 
@@ -259,6 +290,7 @@ impl App {
             tracing::warn!("some requests did not end in time");
         }
         self.hub.stop();
+        self.tracer.finish(SPANS_TIMEOUT).await;
         (Paths::clone(&self.relay.paths()), self.upstreams.configs())
     }
 

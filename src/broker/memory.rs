@@ -53,17 +53,18 @@ impl<R: Receiver> Broker for Memory<R> {
     fn unsubscribe(&self, _path: &Path) {}
 
     fn publish(&self, publication: Publication) -> Pending<u64> {
-        let Publication { path, content, .. } = publication;
-        let heard = self.in_order(|receiver| receiver.broadcast(&path, &content));
+        let Publication { path, content, traceparent, .. } = publication;
+        let traceparent = traceparent.as_ref();
+        let heard = self.in_order(|receiver| receiver.broadcast(&path, &content, traceparent));
         Box::pin(std::future::ready(Ok(u64::from(heard))))
     }
 
     fn ask(&self, letter: Letter) -> Pending<Answer> {
-        let Letter { to, ask, .. } = letter;
+        let Letter { to, ask, traceparent } = letter;
         if to != self.pod {
             return Box::pin(std::future::ready(Ok(Answer::Gone)));
         }
-        self.in_order(|receiver| receiver.ask(ask))
+        self.in_order(|receiver| receiver.ask(ask, traceparent.as_ref()))
     }
 
     fn pods(&self) -> Pending<Vec<Peer>> {

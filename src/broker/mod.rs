@@ -175,14 +175,14 @@ pub trait Receiver: Send + Sync + 'static {
     /// What comes next for `path` was published by somebody who is no pod: no door has counted it.
     fn published(&self, path: &Path);
 
-    /// Whether anybody here wanted it.
-    fn broadcast(&self, path: &Path, content: &Content) -> bool;
+    /// Whether anybody here wanted it. `traceparent`: whose call it belongs to.
+    fn broadcast(&self, path: &Path, content: &Content, traceparent: Option<&Traceparent>) -> bool;
 
     /// Somebody who is no pod published this for an upstream that this pod hears.
     fn upstream(&self, name: &str, content: Content);
 
     /// The question takes its place among the broadcasts when this is called.
-    fn ask(&self, ask: Ask) -> Pending<Answer>;
+    fn ask(&self, ask: Ask, traceparent: Option<&Traceparent>) -> Pending<Answer>;
 
     /// Broadcasts may have been missed between what came before this and what comes after it.
     fn gap(&self);

@@ -22,8 +22,9 @@ use crate::gateway;
 use crate::hub;
 use crate::kubernetes;
 use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
+use crate::proto::webhook::url::Url;
 use crate::relay;
-use crate::trace;
+use crate::trace::{logs, span};
 
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
@@ -84,6 +85,7 @@ pub fn settings(
         upstreams: upstreams::upstreams(&wire, &paths)?,
         paths,
         log: log(&wire.log)?,
+        trace: trace(&wire.trace)?,
         drain: Drain {
             settle: wire.drain.settle.0.unwrap_or_default(),
             window: wire.drain.window.0.unwrap_or_default(),
@@ -511,7 +513,28 @@ pub fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
     Ok(written.to_vec())
 }
 
-fn log(log: &wire::Log) -> Result<trace::Config, Fault> {
+fn trace(written: &wire::Trace) -> Result<span::Config, Fault> {
+    let at = |key| At::keys(["trace", key]);
+    if let Some(text) = &written.otlp {
+        let url = Url::parse(text).ok();
+        // gRPC names the path itself.
+        if !url.is_some_and(|url| url.uri().path_and_query().is_none_or(|rest| rest == "/")) {
+            // It may hold a password, so it is not shown.
+            let what = "this is not the address of a collector";
+            let advice =
+                "its OTLP port for gRPC, without a path: \"http://collector:4317\", or https";
+            return Err(Fault::value(at("otlp"), what).advise(advice));
+        }
+    }
+    if written.service.trim().is_empty() {
+        let what = "a collector wants a name";
+        return Err(Fault::value(at("service"), what).advise("as in \"pathcast\""));
+    }
+    let wire::Trace { otlp, sample, service } = written.clone();
+    Ok(span::Config { otlp, sample, service })
+}
+
+fn log(log: &wire::Log) -> Result<logs::Config, Fault> {
     let fault = |what: String| Fault::value(At::keys(["log", "level"]), what);
     let example =
         "one of off, error, warn, info, debug, trace, or by module: \"info,pathcast::hub=debug\"";
@@ -527,7 +550,7 @@ fn log(log: &wire::Log) -> Result<trace::Config, Fault> {
         }
     }
     match EnvFilter::builder().parse(&log.level) {
-        Ok(_) => Ok(trace::Config { format: log.format, level: log.level.clone() }),
+        Ok(_) => Ok(logs::Config { format: log.format, level: log.level.clone() }),
         Err(error) => Err(fault(format!("{:?}: {error}", log.level)).advise(example)),
     }
 }

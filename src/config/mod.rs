@@ -34,7 +34,7 @@ use crate::hub;
 use crate::kubernetes;
 use crate::proto::paths::Paths;
 use crate::relay;
-use crate::trace;
+use crate::trace::{logs, span};
 use crate::upstream;
 
 /// The largest file that is taken for settings; more than that is a mistake, or a device.
@@ -60,7 +60,8 @@ pub struct Settings {
     /// At least one.
     pub paths: Paths,
     pub upstreams: Vec<upstream::Config>,
-    pub log: trace::Config,
+    pub log: logs::Config,
+    pub trace: span::Config,
     pub drain: Drain,
     /// `None`: Kubernetes is told nothing.
     pub kubernetes: Option<kubernetes::Config>,

@@ -47,6 +47,9 @@ impl Schema {
             "integer" => text.parse().map(Value::Integer).map_err(|_| {
                 Untyped::Wrong(format!("{text:?} is not {}", expected(node, keys.last().copied())))
             }),
+            "number" => text.parse().map(Value::Float).map_err(|_| {
+                Untyped::Wrong(format!("{text:?} is not {}", expected(node, keys.last().copied())))
+            }),
             "boolean" => text.parse().map(Value::Boolean).map_err(|_| {
                 Untyped::Wrong(format!("{text:?} is not {}", expected(node, keys.last().copied())))
             }),
@@ -109,6 +112,18 @@ impl Schema {
                     faults.push(Fault::value(at.clone(), what));
                 }
             }
+            ("number", Value::Integer(_) | Value::Float(_)) => {
+                let number = match value {
+                    Value::Integer(number) => *number as f64,
+                    value => value.as_float().unwrap_or(f64::NAN),
+                };
+                let bound = |name, none| node.get(name).and_then(Json::as_f64).unwrap_or(none);
+                let range = bound("minimum", f64::NEG_INFINITY)..=bound("maximum", f64::INFINITY);
+                if !range.contains(&number) {
+                    let what = format!("{number} is not {}", expected(node, name));
+                    faults.push(Fault::value(at.clone(), what));
+                }
+            }
             ("string", Value::String(text)) => {
                 let words = words(node);
                 if !words.is_empty() && !words.contains(&text.as_str()) {
@@ -138,7 +153,7 @@ impl Schema {
                     Fault::key(at.clone(), what).advise(format!("write one bracket: [{at}]")),
                 );
             }
-            ("object" | "array" | "string" | "integer" | "boolean", _) => {
+            ("object" | "array" | "string" | "integer" | "number" | "boolean", _) => {
                 let what = format!(
                     "expected {}, found {}",
                     expected(node, name),
@@ -258,7 +273,9 @@ fn is_table(node: Option<&Json>) -> bool {
 /// How it could be written.
 fn example(node: &Json, found: &Value) -> Option<String> {
     match (kind(node), found) {
-        ("integer" | "boolean", Value::String(text)) if text.parse::<Value>().is_ok() => {
+        ("integer" | "number" | "boolean", Value::String(text))
+            if text.parse::<Value>().is_ok() =>
+        {
             Some("without the quotes".into())
         }
         ("object", _) => None,
@@ -281,6 +298,10 @@ fn expected(node: &Json, name: Option<&str>) -> String {
             }
             (Some(low), _) => format!("a whole number from {low} up"),
             _ => "a whole number".into(),
+        },
+        "number" => match (node.get("minimum"), node.get("maximum")) {
+            (Some(low), Some(high)) => format!("a number from {low} to {high}"),
+            _ => "a number".into(),
         },
         "boolean" => "true or false".into(),
         "string" => "a text in quotes".into(),

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::grant::{Glob, Grant};
 use crate::proto::paths::{Configured, OnFull, OnGap, Origins, Pattern, Slow};
-use crate::trace::Format;
+use crate::trace::logs::{self, Format};
+use crate::trace::span;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -156,6 +157,10 @@ fn every_setting_gets_to_its_part() {
         [log]
         format = "json"
         level = "warn,pathcast::hub=debug"
+        [trace]
+        otlp = "https://collector.internal:4317"
+        sample = 0.25
+        service = "gateway"
         [kubernetes]
         deletion_cost = true
         account = "/account"
@@ -244,7 +249,10 @@ fn every_setting_gets_to_its_part() {
     // printf %s 0123456789abcdef | sha256sum
     assert_eq!((some.sha256[0], some.sha256[31]), (0x9f, 0x9f));
     let level = "warn,pathcast::hub=debug".into();
-    assert_eq!(settings.log, trace::Config { format: Format::Json, level });
+    assert_eq!(settings.log, logs::Config { format: Format::Json, level });
+    let otlp = Some("https://collector.internal:4317".to_owned());
+    let trace = span::Config { otlp, sample: 0.25, service: "gateway".into() };
+    assert_eq!(settings.trace, trace);
     let drain = Drain {
         settle: second(18),
         window: second(19),
@@ -339,6 +347,11 @@ fn a_value_of_the_wrong_type_is_told_what_is_right() {
     bad_section("[limits]\nslow_after = 30", &["f.toml:2:14: 30 has no unit", "\"30s\""]);
     bad_section("[limits]\nmessage_bytes_max = 0", &["f.toml:2:21: ", "at least \"1B\""]);
     bad_section("[limits]\nframe_bytes_max = 4.5", &["f.toml:2:19: ", "a size such as"]);
+    bad_section("[trace]\nsample = 1.5", &["f.toml:2:10: 1.5 is not a number from 0", "to 1"]);
+    bad_section("[trace]\nsample = \"1\"", &["f.toml:2:10: ", "without the quotes"]);
+    bad_section("[trace]\nsample = nan", &["f.toml:2:10: NaN is not"]);
+    bad_section("[trace]\nservice = \" \"", &["f.toml:2:11: ", "a name"]);
+    bad_section("[trace]\notlp = \"h:4317\"", &["f.toml:2:8: ", "\"http://collector:4317\""]);
     bad_section("[log]\nformat = \"josn\"", &["f.toml:2:10: ", "did you mean \"json\"?"]);
     bad_section("[[clients]]\nlisten = 1", &["f.toml:1:3: ", "write one bracket: [clients]"]);
     bad_path("echo = \"yes\"", &["f.toml:3:8: expected true or false"]);

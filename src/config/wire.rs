@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::unit::{Interval, Pause, Period, Size, Threshold};
-use crate::trace::Format;
+use crate::trace::logs::Format;
 
 /// The settings of pathcast. Any single value of a section can also be set by the environment
 /// variable PATHCAST__SECTION__KEY, which beats the file.
@@ -26,6 +26,7 @@ pub struct Wire {
     pub limits: Limits,
     pub hub: Hub,
     pub log: Log,
+    pub trace: Trace,
     pub drain: Drain,
     pub kubernetes: Kubernetes,
     /// The paths that clients may open. At least one.
@@ -262,6 +263,22 @@ pub struct Log {
     /// Off, error, warn, info, debug or trace, for everything or by module, as in
     /// "info,pathcast::hub=debug".
     pub level: String,
+}
+
+/// Where spans go, of what the gateway does in a trace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trace {
+    /// The collector's OTLP port for gRPC, as in "http://collector:4317", or https. Absent: there are
+    /// no spans.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub otlp: Option<String>,
+    /// Of how many traces that begin here there are spans; of the others whoever called decides.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+    /// What this installation is called there.
+    pub service: String,
 }
 
 /// Leaving in good order, on SIGTERM.
@@ -571,6 +588,12 @@ impl Default for Limits {
 impl Default for Log {
     fn default() -> Log {
         Log { format: Format::Human, level: "info".into() }
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Trace {
+        Trace { otlp: None, sample: 1.0, service: "pathcast".into() }
     }
 }
 

@@ -50,6 +50,7 @@ use crate::proto::paths::Origins;
 use crate::relay::Relay;
 use crate::relay::attachment::{Attachment, Unattached};
 use crate::relay::webhooks::Turned;
+use crate::trace::span::{Kind, Span, Tracer};
 
 /// Room for the head of one handshake: cookies and tokens of a browser fit, a flood does not.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -101,6 +102,7 @@ pub struct Gateway {
     config: Config,
     relay: Arc<Relay>,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     certificate: Option<Certificate>,
     pace: Option<Mutex<Bucket>>,
     started: Instant,
@@ -111,12 +113,14 @@ impl Gateway {
         config: Config,
         relay: Arc<Relay>,
         metrics: Arc<Metrics>,
+        tracer: Tracer,
         lifecycle: &Lifecycle,
     ) -> Result<Gateway, tls::Unusable> {
         let files = config.tls.clone();
         let certificate = files.map(|files| Certificate::watch(files, lifecycle)).transpose()?;
         let pace = config.handshakes_per_second.map(|rate| Mutex::new(Bucket::new(rate, 0)));
-        Ok(Gateway { config, relay, metrics, certificate, pace, started: Instant::now() })
+        let started = Instant::now();
+        Ok(Gateway { config, relay, metrics, tracer, certificate, pace, started })
     }
 
     /// Accepts until the pod drains.
@@ -222,7 +226,7 @@ impl Gateway {
             .await
             .map_err(io::Error::other)?;
         let session = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Session { upgrade, attachment, mut greeting }) = session {
+        if let Some(Session { upgrade, attachment, mut greeting, mut span }) = session {
             let socket = upgrade.await.map_err(io::Error::other)?.into_inner().into_inner();
             let parts = socket
                 .downcast::<TokioIo<S>>()
@@ -230,24 +234,47 @@ impl Gateway {
             greeting.read = parts.read_buf;
             attachment.open(raw(parts.io.into_inner())?, greeting);
             self.metrics.handshake("accepted");
+            span.number("http.response.status_code", 101);
         }
         Ok(())
     }
 
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         remote: SocketAddr,
     ) -> Result<(Response<Full<Bytes>>, Option<Session>), Refusal> {
         let paths = self.relay.paths();
-        let Wanted { path, configured, agreement, mut greeting, offered } =
-            handshake::read(&request, &paths, &self.config.origins)?;
+        let mut wanted = handshake::read(&request, &paths, &self.config.origins)?;
         if let Some(pace) = &self.pace {
             let now_ms = millis(self.started.elapsed());
             if !pace.lock().unwrap_or_else(PoisonError::into_inner).take(now_ms) {
                 return Err(Refusal::TooOften);
             }
         }
+        let greeting = &mut wanted.greeting;
+        let mut span = self.tracer.span(Kind::Handshake, greeting.traceparent.as_ref());
+        span.text("pathcast.path", wanted.configured.pattern.text());
+        greeting.is_traced = span.is_recording() && greeting.traceparent.is_some();
+        greeting.traceparent = span.context();
+        match self.let_in(request, remote, wanted).await {
+            Ok((response, session)) => Ok((response, Some(Session { span, ..session }))),
+            Err(refusal) => {
+                span.number("http.response.status_code", refusal.status().as_u16().into());
+                span.fail(&refusal.result());
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Gives a client its place, and the answer that says so.
+    async fn let_in(
+        &self,
+        mut request: Request<Incoming>,
+        remote: SocketAddr,
+        wanted: Wanted,
+    ) -> Result<(Response<Full<Bytes>>, Session), Refusal> {
+        let Wanted { path, configured, agreement, mut greeting, offered } = wanted;
         let deflates = agreement.is_some();
         let attached = Attachment::begin(&self.relay, &path, &configured, deflates).await;
         let attachment = attached.map_err(|unattached| match unattached {
@@ -281,7 +308,7 @@ impl Gateway {
             let value = HeaderValue::from_static(agreement.answer());
             response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
         }
-        Ok((response, Some(Session { upgrade, attachment, greeting })))
+        Ok((response, Session { upgrade, attachment, greeting, span: Span::default() }))
     }
 }
 
@@ -290,6 +317,7 @@ struct Session {
     upgrade: UpgradeFut,
     attachment: Attachment,
     greeting: Greeting,
+    span: Span,
 }
 
 fn turned_away(turned: Turned) -> Refusal {

@@ -17,6 +17,7 @@ use crate::proto::path::Path;
 use crate::proto::paths::{Configured, OnGap};
 use crate::proto::session_id::SessionId;
 use crate::proto::traceparent::Traceparent;
+use crate::trace::span::Span;
 
 pub type Reply = oneshot::Sender<Answer>;
 
@@ -98,6 +99,8 @@ pub struct Frames {
     pub whole: Option<Bytes>,
     /// Where their deflated forms will be, if somebody may want them.
     pub deflated: Option<Arc<Deflated>>,
+    /// Ends when nobody waits for them any more; made for those alone whose call is traced.
+    pub span: Option<Arc<Span>>,
 }
 
 /// What a client said when it came; told in its `connect` event, then forgotten.
@@ -108,7 +111,10 @@ pub struct Greeting {
     pub user: Option<String>,
     pub origin: Option<String>,
     pub query: Option<String>,
+    /// Whose call it belongs to.
     pub traceparent: Option<Traceparent>,
+    /// The client came within a trace that has spans, and what it sends belongs to that.
+    pub is_traced: bool,
     /// Bytes that came with the handshake and belong to the first frame.
     pub read: Bytes,
 }

@@ -47,6 +47,7 @@ pub struct Audience {
     /// The text of the configured path.
     pub configured: Arc<str>,
     pub shards: Vec<usize>,
+    pub sessions: u32,
     /// Whether somebody needs the payload alone.
     pub payload: bool,
     /// Whether somebody needs the whole msg.
@@ -134,6 +135,7 @@ impl Presence {
         Some(Audience {
             configured: entry.configured.clone(),
             shards,
+            sessions: all,
             payload: all > entry.whole,
             whole: entry.whole > 0,
             deflated: entry.compress > 0,

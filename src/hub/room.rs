@@ -30,6 +30,7 @@ use crate::metrics::{Metrics, PathMetrics};
 use crate::proto::close::{Cause, Close};
 use crate::proto::frame;
 use crate::proto::path::Path;
+use crate::trace::span::Span;
 
 /// The place of one who has left; slots never get that high.
 const NOBODY: u32 = u32::MAX;
@@ -74,6 +75,7 @@ struct Waiting {
     deflated: Option<Arc<Deflated>>,
     /// When it came to this pod.
     since: Instant,
+    span: Option<Arc<Span>>,
 }
 
 /// What is for one session only, and where in the stream.
@@ -188,6 +190,7 @@ impl Room {
         plain: Bytes,
         deflated: Option<&Arc<Deflated>>,
         since: Instant,
+        span: Option<Arc<Span>>,
         backroom: &Counter,
     ) {
         let payload_bytes = || frame::message(&plain).1.len();
@@ -200,7 +203,7 @@ impl Room {
         }
         self.tail += plain.len() as u64;
         self.pending_bytes += plain.len();
-        self.pending.push_back(Waiting { plain, deflated, since });
+        self.pending.push_back(Waiting { plain, deflated, since, span });
     }
 
     /// Sends a session its part, behind everything that was queued for it before; how many bytes
@@ -233,7 +236,7 @@ impl Room {
     pub fn join(&mut self, now: Instant, press: &mut Press) -> usize {
         let Some(since) = self.pending.front().map(|first| first.since) else { return 0 };
         let begin = self.tail - self.pending_bytes as u64;
-        let (mut frames, mut joined_bytes) = (Vec::new(), 0);
+        let (mut frames, mut spans, mut joined_bytes) = (Vec::new(), Vec::new(), 0);
         let spare_bytes = self.round.as_ref().map_or(JOIN_BYTES_MAX, Round::spare_bytes);
         let is_first = self.round.is_none();
         while let Some(next) = self.pending.front() {
@@ -247,11 +250,11 @@ impl Room {
             };
             frames.push((frame, bytes));
             joined_bytes += bytes;
-            self.pending.pop_front();
+            spans.extend(self.pending.pop_front().and_then(|next| next.span));
         }
         if !frames.is_empty() {
             self.rested_at = self.flush_interval.map(|interval| now + interval);
-            self.round.get_or_insert_with(|| Round::new(begin)).join(&frames, since);
+            self.round.get_or_insert_with(|| Round::new(begin)).join(&frames, since, spans);
             self.pending_bytes -= joined_bytes;
         }
         joined_bytes

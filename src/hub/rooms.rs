@@ -24,6 +24,7 @@ use crate::hub::sessions::Sessions;
 use crate::metrics::Metrics;
 use crate::proto::ask::Answer;
 use crate::proto::path::Path;
+use crate::trace::span::Span;
 
 /// Sockets of one slice; after that the shard serves everybody else.
 const SLICE_SOCKETS: usize = 256;
@@ -145,15 +146,16 @@ impl Rooms {
     /// Queues a broadcast in the form that each room of the path needs.
     pub fn broadcast(&mut self, path: &Path, frames: Frames, since: Instant) {
         let mut key = (path.clone(), Variant { wholemsg: false, deflates: false });
-        for (wholemsg, form) in [(false, frames.payload), (true, frames.whole)] {
+        let Frames { payload, whole, deflated, span } = frames;
+        for (wholemsg, form) in [(false, payload), (true, whole)] {
             key.1.wholemsg = wholemsg;
             let Some(form) = form else { continue };
             if self.deflating > 0 {
                 key.1.deflates = true;
-                self.queue(&key, form.clone(), frames.deflated.as_ref(), since);
+                self.queue(&key, form.clone(), deflated.as_ref(), since, &span);
                 key.1.deflates = false;
             }
-            self.queue(&key, form, None, since);
+            self.queue(&key, form, None, since, &span);
         }
     }
 
@@ -163,11 +165,12 @@ impl Rooms {
         plain: Bytes,
         deflated: Option<&Arc<Deflated>>,
         since: Instant,
+        span: &Option<Arc<Span>>,
     ) {
         let Some(&at) = self.index.get(key) else { return };
         let Entry { room, is_busy, rests_until } = &mut self.slab[at];
         self.held_bytes += plain.len();
-        room.queue(plain, deflated, since, &self.backroom);
+        room.queue(plain, deflated, since, span.clone(), &self.backroom);
         if !std::mem::replace(is_busy, true) {
             self.busy.push_back(at);
         } else if room.pending_bytes() >= JOIN_BYTES_MAX

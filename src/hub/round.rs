@@ -9,9 +9,12 @@
 //! Pure: the room asks where to go and what lies where, and does the writing.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+
+use crate::trace::span::Span;
 
 /// A joined buffer is at most this, or one frame: past it a write costs by the byte, not the call.
 pub const JOIN_BYTES_MAX: usize = 128 * 1024;
@@ -31,7 +34,7 @@ pub struct Round {
 }
 
 /// Frames that joined the round together, on their way to everybody.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Leg {
     /// The lap and the place at which everybody has them.
     until: (u64, usize),
@@ -39,6 +42,8 @@ struct Leg {
     end: u64,
     /// When the first of them came.
     since: Instant,
+    /// End with the leg.
+    _spans: Vec<Arc<Span>>,
 }
 
 /// A boundary between two frames.
@@ -94,8 +99,8 @@ impl Round {
         JOIN_BYTES_MAX.saturating_sub((self.end() - begin) as usize)
     }
 
-    /// Takes up frames, each with what it counts in the room's stream.
-    pub fn join(&mut self, frames: &[(Bytes, usize)], since: Instant) {
+    /// Takes up frames, each with what it counts in the room's stream, and the spans of those that have one.
+    pub fn join(&mut self, frames: &[(Bytes, usize)], since: Instant, spans: Vec<Arc<Span>>) {
         let Some(mut last) = self.edges.back().copied() else { return };
         for (frame, bytes) in frames {
             last.position += *bytes as u64;
@@ -114,7 +119,7 @@ impl Round {
         };
         self.pinned_bytes = self.frames.len();
         let until = (self.lap + 1, self.place);
-        self.legs.push_back(Leg { until, end: last.position, since });
+        self.legs.push_back(Leg { until, end: last.position, since, _spans: spans });
     }
 
     /// The place before which nothing ends, of so many.
@@ -188,7 +193,7 @@ mod tests {
 
     fn join(round: &mut Round, frames: &str) {
         let one = |byte: u8| (Bytes::copy_from_slice(&[byte]), 1);
-        round.join(&frames.bytes().map(one).collect::<Vec<_>>(), Instant::now());
+        round.join(&frames.bytes().map(one).collect::<Vec<_>>(), Instant::now(), Vec::new());
     }
 
     fn handed(pairs: &[(usize, &str)]) -> Vec<(usize, String)> {
@@ -248,10 +253,11 @@ mod tests {
         round.join(
             &[(Bytes::from(vec![0; 2 * JOIN_BYTES_MAX]), 2 * JOIN_BYTES_MAX)],
             Instant::now(),
+            Vec::new(),
         );
         assert_eq!(round.spare_bytes(), 0);
         let mut round = Round::new(0);
-        round.join(&[(Bytes::from_static(b"deflated"), 100)], Instant::now());
+        round.join(&[(Bytes::from_static(b"deflated"), 100)], Instant::now(), Vec::new());
         assert_eq!(round.spare_bytes(), JOIN_BYTES_MAX - 100);
     }
 

@@ -100,3 +100,25 @@ impl Reach {
         }
     }
 }
+
+impl Answer {
+    /// In one word, as it is told of unicasts.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Answer::Delivered => "delivered",
+            Answer::Gone => "gone",
+            Answer::OutboxFull => "outbox_full",
+            Answer::Overloaded => "overloaded",
+            Answer::Nothing => "nothing",
+            Answer::TooBig(_) => "too_big",
+            Answer::Closed => "closed",
+            // These answer no unicast.
+            Answer::Info(_)
+            | Answer::Sessions { .. }
+            | Answer::Census(_)
+            | Answer::Tapped(_)
+            | Answer::Dispatched(_)
+            | Answer::UpstreamState(_) => "unknown",
+        }
+    }
+}

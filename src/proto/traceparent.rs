@@ -1,6 +1,7 @@
 //! Trace contexts (W3C Trace Context, section 3.2): whose call a message belongs to.
 
 use std::fmt;
+use std::ops::Range;
 
 /// The length of version 00, in bytes.
 pub const TRACEPARENT_BYTES: usize = 55;
@@ -45,6 +46,34 @@ impl Traceparent {
         }
     }
 
+    /// One of version 00; `None` where an id is zero.
+    pub fn new(trace_id: u128, parent_id: u64, flags: u8) -> Option<Traceparent> {
+        Traceparent::parse(&format!("00-{trace_id:032x}-{parent_id:016x}-{flags:02x}"))
+    }
+
+    pub fn trace_id(&self) -> u128 {
+        self.number(3..35)
+    }
+
+    pub fn parent_id(&self) -> u64 {
+        // Sixteen digits fit.
+        self.number(36..52) as u64
+    }
+
+    pub fn flags(&self) -> u8 {
+        // Two digits fit.
+        self.number(53..55) as u8
+    }
+
+    /// Whether whoever called keeps a record of the call.
+    pub fn is_sampled(&self) -> bool {
+        self.flags() & SAMPLED != 0
+    }
+
+    fn number(&self, digits: Range<usize>) -> u128 {
+        u128::from_str_radix(&self.as_str()[digits], 16).expect("at most 32 hexadecimal digits")
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hexadecimal digits and hyphens are ASCII")
     }
@@ -75,6 +104,20 @@ mod tests {
         check(&unsampled, Some(&unsampled));
         let random = GOOD.replace("-01", "-03");
         check(&random, Some(&random));
+    }
+
+    #[test]
+    fn its_fields_are_numbers_and_make_it_again() {
+        let good = Traceparent::parse(GOOD).expect("a good one");
+        assert_eq!(good.trace_id(), 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
+        assert_eq!((good.parent_id(), good.flags()), (0xb7ad_6b71_6920_3331, 1));
+        assert_eq!(Traceparent::new(good.trace_id(), good.parent_id(), 1), Some(good));
+        assert_eq!(Traceparent::new(0, 1, 1), None);
+        assert_eq!(Traceparent::new(1, 0, 1), None);
+        let sampled = |flags: &str| {
+            Traceparent::parse(&GOOD.replace("-01", flags)).is_some_and(|one| one.is_sampled())
+        };
+        assert!(sampled("-01") && sampled("-03") && !sampled("-00") && !sampled("-02"));
     }
 
     #[test]

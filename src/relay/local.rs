@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::broker::{Failure, Pending, Receiver};
@@ -11,7 +12,7 @@ use crate::hub::Hub;
 use crate::hub::command::{Command, Farewell, Frames, Sweep, Whom};
 use crate::hub::presence::Presence;
 use crate::metrics::Metrics;
-use crate::proto::ask::{Answer, Ask, SessionInfo};
+use crate::proto::ask::{Answer, Ask, Reach, SessionInfo};
 use crate::proto::close::Cause;
 use crate::proto::frame;
 use crate::proto::grant::Grant;
@@ -20,9 +21,11 @@ use crate::proto::path::Path;
 use crate::proto::paths::Paths;
 use crate::proto::session_id::SessionId;
 use crate::proto::telling::Told;
+use crate::proto::traceparent::Traceparent;
 use crate::relay::hearsay::Hearsay;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
+use crate::trace::span::{Kind, Span, Tracer};
 
 pub struct Local {
     pub hub: Arc<Hub>,
@@ -36,6 +39,7 @@ pub struct Local {
     pub hearsay: Arc<Hearsay>,
     pub taps: Arc<Taps>,
     pub upstreams: Arc<Upstreams>,
+    pub tracer: Tracer,
 }
 
 impl Local {
@@ -53,8 +57,9 @@ impl Receiver for Local {
         }
     }
 
-    fn broadcast(&self, path: &Path, content: &Content) -> bool {
+    fn broadcast(&self, path: &Path, content: &Content, traceparent: Option<&Traceparent>) -> bool {
         let Some(audience) = self.presence.audience(path) else { return false };
+        let mut span = self.tracer.child(Kind::FanOut, traceparent);
         let undelivered = || self.metrics.path(&audience.configured);
         let form = |wholemsg: bool| match content.frame(wholemsg) {
             None => {
@@ -67,11 +72,19 @@ impl Receiver for Local {
             }
             Some((kind, payload)) => Some(frame::encode(kind, &payload)),
         };
-        let frames = Frames {
+        let mut frames = Frames {
             payload: audience.payload.then(|| form(false)).flatten(),
             whole: audience.whole.then(|| form(true)).flatten(),
             deflated: audience.deflated.then(Arc::default),
+            span: None,
         };
+        if span.is_recording() {
+            let bytes = frames.payload.as_ref().or(frames.whole.as_ref()).map_or(0, Bytes::len);
+            span.text("pathcast.path", &audience.configured);
+            span.number("pathcast.sessions", audience.sessions.into());
+            span.number("pathcast.bytes", bytes as u64);
+            frames.span = Some(Arc::new(span));
+        }
         let refused = self.hub.broadcast(path, &frames, &audience.shards);
         if !refused.is_empty() {
             undelivered().undelivered_overload.inc_by(refused.len() as u64);
@@ -90,7 +103,7 @@ impl Receiver for Local {
         self.upstreams.published(name, &content);
     }
 
-    fn ask(&self, ask: Ask) -> Pending<Answer> {
+    fn ask(&self, ask: Ask, traceparent: Option<&Traceparent>) -> Pending<Answer> {
         if let Some(answer) = self.upstreams.ask(&ask) {
             return answer;
         }
@@ -107,8 +120,17 @@ impl Receiver for Local {
         if named.is_some_and(|shard| usize::from(shard) >= self.hub.shards()) {
             return Box::pin(std::future::ready(Ok(Answer::Gone)));
         }
+        let mut span = match &ask {
+            Ask::Unicast { .. } => self.tracer.child(Kind::Unicast, traceparent),
+            _ => Span::default(),
+        };
         let told = match ask {
             Ask::Unicast { to, reach, content } => {
+                if let (Reach::Path(path), true) = (&reach, span.is_recording())
+                    && let Some(configured) = self.presence.configured(path)
+                {
+                    span.text("pathcast.path", &configured);
+                }
                 self.hub.tell(&to, Command::Unicast { to, reach, content, reply })
             }
             Ask::LookUp { id, grant } => self.hub.tell(&id, Command::LookUp { id, grant, reply }),
@@ -141,8 +163,14 @@ impl Receiver for Local {
         if told.is_err() {
             return Box::pin(std::future::ready(Ok(Answer::Overloaded)));
         }
-        // A shard that ends with the pod answers nothing, which proves nothing.
-        Box::pin(async move { answer.await.map_err(|_| Failure::Unknown) })
+        Box::pin(async move {
+            // A shard that ends with the pod answers nothing, which proves nothing.
+            let answer = answer.await.map_err(|_| Failure::Unknown);
+            if span.is_recording() {
+                span.text("pathcast.result", answer.as_ref().map_or("unknown", Answer::as_str));
+            }
+            answer
+        })
     }
 
     fn gap(&self) {

@@ -48,6 +48,7 @@ use crate::relay::hearsay::Hearsay;
 use crate::relay::listening::Vacant;
 use crate::relay::taps::Taps;
 use crate::relay::upstreams::Upstreams;
+use crate::trace::span::{Kind, Span, Tracer};
 
 /// How long a publisher waits for a crowded pod before it is refused.
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
@@ -121,6 +122,7 @@ pub struct Parts {
     pub upstreams: Arc<Upstreams>,
     pub metrics: Arc<Metrics>,
     pub paths: Arc<ArcSwap<Paths>>,
+    pub tracer: Tracer,
     pub lifecycle: Lifecycle,
 }
 
@@ -139,13 +141,21 @@ pub struct Relay {
     /// More sessions than the soft limit, when it was last asked.
     is_crowded: AtomicBool,
     vacant: Vacant,
+    tracer: Tracer,
     lifecycle: Lifecycle,
+}
+
+/// A broadcast that has its place.
+struct Begun {
+    id: Uuid,
+    pending: Pending<u64>,
+    span: Span,
 }
 
 impl Relay {
     pub fn new(config: Config, parts: Parts) -> Relay {
         let Parts { broker, hub, presence, events, webhooks, hearsay, taps, .. } = parts;
-        let Parts { upstreams, metrics, paths, lifecycle, .. } = parts;
+        let Parts { upstreams, metrics, paths, tracer, lifecycle, .. } = parts;
         let vacant = Vacant::default();
         Relay {
             config,
@@ -161,6 +171,7 @@ impl Relay {
             paths,
             is_crowded: AtomicBool::new(false),
             vacant,
+            tracer,
             lifecycle,
         }
     }
@@ -197,11 +208,8 @@ impl Relay {
         let source = |path: &PathMetrics| path.published_http.inc();
         let begun = self.may_send().and_then(|()| self.begin(&path, content, traceparent, source));
         async move {
-            let (id, pending) = begun?;
-            match pending.await {
-                Ok(receivers) => Ok(Receipt { id, receivers }),
-                Err(failure) => Err(failure.into()),
-            }
+            let Begun { id, pending, span } = begun?;
+            Ok(Receipt { id, receivers: taken(pending, span).await? })
         }
     }
 
@@ -212,7 +220,7 @@ impl Relay {
         content: Content,
         traceparent: Option<Traceparent>,
         count: impl FnOnce(&PathMetrics),
-    ) -> Result<(Uuid, Pending<u64>), Refusal> {
+    ) -> Result<Begun, Refusal> {
         let paths = self.paths.load();
         let Some((path, configured)) = paths.resolve(path.as_str()) else {
             return Err(Refusal::NoSuchPath);
@@ -223,8 +231,11 @@ impl Relay {
         }
         count(&self.metrics.path(configured.pattern.text()));
         let id = Uuid::now_v7();
-        let publication = Publication { id, path, content, traceparent };
-        Ok((id, self.broker.publish(publication)))
+        let mut span = self.tracer.span(Kind::Publish, traceparent.as_ref());
+        span.text("pathcast.kind", "broadcast");
+        span.text("pathcast.path", configured.pattern.text());
+        let publication = Publication { id, path, content, traceparent: span.context() };
+        Ok(Begun { id, pending: self.broker.publish(publication), span })
     }
 
     /// Sends to one session; in one order with `publish`.
@@ -235,7 +246,17 @@ impl Relay {
         content: Content,
         traceparent: Option<Traceparent>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+        let mut span = self.tracer.span(Kind::Publish, traceparent.as_ref());
+        if span.is_recording() {
+            span.text("pathcast.kind", "unicast");
+            if let Reach::Path(path) = &reach
+                && let Some((_, configured)) = self.paths.load().resolve(path.as_str())
+            {
+                span.text("pathcast.path", configured.pattern.text());
+            }
+        }
         let ask = Ask::Unicast { to, reach, content };
+        let traceparent = span.context();
         let may = self.may_send();
         let answer = may.map(|()| self.ask(Letter { to: to.pod, ask, traceparent }));
         let metrics = self.metrics.clone();
@@ -249,6 +270,10 @@ impl Relay {
                 Ok(answer) => results.of(answer).inc(),
                 Err(Refusal::Unknown) => results.unknown.inc(),
                 Err(_) => results.refused.inc(),
+            }
+            match &answer {
+                Ok(answer) => span.text("pathcast.result", answer.as_str()),
+                Err(refusal) => span.fail(refusal),
             }
             match answer? {
                 Answer::Delivered => Ok(()),
@@ -390,6 +415,16 @@ impl Relay {
             }
         }
     }
+}
+
+/// Waits for the broker's word, which the span ends with.
+async fn taken(pending: Pending<u64>, mut span: Span) -> Result<u64, Failure> {
+    let receivers = pending.await;
+    match &receivers {
+        Ok(receivers) => span.number("pathcast.receivers", *receivers),
+        Err(failure) => span.fail(failure),
+    }
+    receivers
 }
 
 impl From<Failure> for Refusal {

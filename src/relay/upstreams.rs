@@ -28,7 +28,8 @@ use crate::proto::stream::{Entry, Part};
 use crate::proto::traceparent::Traceparent;
 use crate::proto::upstream::{Dispatch, State};
 use crate::relay::desk::Desk;
-use crate::relay::{Refusal, Relay};
+use crate::relay::{Begun, Refusal, Relay, taken};
+use crate::trace::span;
 
 /// How soon a pod that did not hold it is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -188,6 +189,22 @@ impl Relay {
         content: Content,
         traceparent: Option<Traceparent>,
     ) -> Result<Dispatch, Refusal> {
+        let mut span = self.tracer.span(span::Kind::Publish, traceparent.as_ref());
+        span.text("pathcast.kind", "upstream");
+        span.text("pathcast.upstream", name);
+        let dispatched = self.dispatch_once(name, content, span.context()).await;
+        if let Err(refusal) = &dispatched {
+            span.fail(refusal);
+        }
+        dispatched
+    }
+
+    async fn dispatch_once(
+        &self,
+        name: &Arc<str>,
+        content: Content,
+        traceparent: Option<Traceparent>,
+    ) -> Result<Dispatch, Refusal> {
         self.may_send()?;
         let until = Instant::now() + self.config.unicast_timeout;
         loop {
@@ -260,8 +277,11 @@ impl Relay {
     /// Broadcasts what an upstream sent. The order of calls is the order of messages.
     pub fn bridge(&self, to: &Path, content: Content) -> Result<Pending<u64>, Refusal> {
         let source = |path: &PathMetrics| path.published_upstream.inc();
-        let (_, pending) = self.begin(to, content, None, source)?;
-        Ok(pending)
+        let Begun { pending, span, .. } = self.begin(to, content, None, source)?;
+        Ok(match span.is_recording() {
+            true => Box::pin(taken(pending, span)),
+            false => pending,
+        })
     }
 
     /// Waits until the broker is there.

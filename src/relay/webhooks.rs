@@ -26,6 +26,7 @@ use crate::proto::event::{Event, Head, Kind};
 use crate::proto::msg::Content;
 use crate::proto::session_id::SessionId;
 use crate::proto::stream::Entry;
+use crate::proto::traceparent::Traceparent;
 use crate::proto::webhook::admission::{self, Named};
 use crate::proto::webhook::reply;
 use crate::proto::webhook::{OnConnectError, OnError, Webhook};
@@ -77,7 +78,10 @@ impl Relay {
 
     async fn work_lane(self: &Arc<Self>, key: &Key) {
         let may_leave = self.may_leave();
-        while let Some(job) = self.webhooks.lanes.take(key) {
+        while let Some(mut job) = self.webhooks.lanes.take(key) {
+            if job.event.traceparent.is_none() {
+                job.event.traceparent = self.webhooks.trace_of(&job.teller);
+            }
             match self.webhooks.deliver(&job, &may_leave).await {
                 Some(Delivery::Taken(answer)) => match (job.event.kind, key) {
                     (Kind::Message, _) => self.reply(&job, answer).await,
@@ -93,6 +97,7 @@ impl Relay {
             // Who reads an upstream looks for himself.
             let Key::Session(session) = key else { continue };
             if job.event.kind == Kind::Disconnect {
+                self.webhooks.forget_trace(session);
                 self.broker.settle(session);
             }
             if is_to_be_read {
@@ -114,6 +119,7 @@ impl Relay {
         if answer.status != 200 {
             return;
         }
+        let traceparent = answer.traceparent;
         let label = answer.label();
         let complain = |why: String| {
             if !self.webhooks.complaints.are_due() {
@@ -139,7 +145,8 @@ impl Relay {
         };
         match &job.teller {
             Teller::Session(Whose { session, path, .. }) => {
-                match self.tell_session(*session, Reach::Path(path.clone()), content).await {
+                let reach = Reach::Path(path.clone());
+                match self.tell_session(*session, reach, content, traceparent).await {
                     // A session that has ended hears nothing any more, and its backend is told of that.
                     Ok(Answer::Delivered | Answer::Gone) => {}
                     Ok(answer) => complain(Refusal::from(answer).to_string()),
@@ -147,7 +154,7 @@ impl Relay {
                 }
             }
             Teller::Upstream(Source { upstream, .. }) => {
-                if let Err(refusal) = self.tell_upstream(upstream, content).await {
+                if let Err(refusal) = self.tell_upstream(upstream, content, traceparent).await {
                     complain(refusal.to_string());
                 }
             }
@@ -156,9 +163,14 @@ impl Relay {
 
     /// As a publisher would, whichever pod holds it by now; the same holds for what was not sent. A pod
     /// that leaves sends nothing more.
-    async fn tell_upstream(&self, name: &Arc<str>, content: Content) -> Result<(), Refusal> {
+    async fn tell_upstream(
+        &self,
+        name: &Arc<str>,
+        content: Content,
+        traceparent: Option<Traceparent>,
+    ) -> Result<(), Refusal> {
         loop {
-            match self.dispatch(name, content.clone(), None).await {
+            match self.dispatch(name, content.clone(), traceparent).await {
                 Err(Refusal::Unavailable(_)) if !self.is_leaving() => {
                     tokio::time::sleep(REPLY_AGAIN).await;
                 }
@@ -174,11 +186,12 @@ impl Relay {
         to: SessionId,
         reach: Reach,
         content: Content,
+        traceparent: Option<Traceparent>,
     ) -> Result<Answer, Refusal> {
         loop {
             while self.room().await.is_err() {}
             let ask = Ask::Unicast { to, reach: reach.clone(), content: content.clone() };
-            let answer = self.ask(Letter::new(to.pod, ask)).await;
+            let answer = self.ask(Letter { to: to.pod, ask, traceparent }).await;
             let results = &self.metrics.unicasts;
             match &answer {
                 Err(Refusal::Unavailable(_)) | Ok(Answer::Overloaded) => {
@@ -232,6 +245,9 @@ impl Relay {
         let session = whose.session;
         if !self.webhooks.lanes.begin(&session) {
             return Err(Turned::Ended);
+        }
+        if let (Some(traceparent), true) = (greeting.traceparent, greeting.is_traced) {
+            self.webhooks.keep_trace(session, traceparent);
         }
         let job = connect(&whose, remote, greeting);
         let (tell, told) = oneshot::channel();
@@ -311,6 +327,7 @@ impl Relay {
 
     /// The backend of a session that has not come knows nothing of it.
     fn forget(&self, session: &SessionId) {
+        self.webhooks.forget_trace(session);
         if self.webhooks.lanes.forget(session) {
             self.broker.settle(session);
         }

@@ -14,6 +14,7 @@ use pathcast::proto::msg::Content;
 use pathcast::proto::path::Path;
 use pathcast::proto::session_id::{PodId, SessionId};
 use pathcast::proto::telling::{Place, Told, What};
+use pathcast::proto::traceparent::Traceparent;
 use uuid::Uuid;
 
 use super::redis::Redis as Server;
@@ -80,7 +81,7 @@ impl Heard {
 impl Receiver for Heard {
     fn published(&self, _: &Path) {}
 
-    fn broadcast(&self, path: &Path, content: &Content) -> bool {
+    fn broadcast(&self, path: &Path, content: &Content, _: Option<&Traceparent>) -> bool {
         self.note(format!("{path} {}", text(content)));
         self.wanted.lock().expect("nobody panicked").contains(path)
     }
@@ -89,7 +90,7 @@ impl Receiver for Heard {
         self.note(format!("upstream {name} {}", text(&content)));
     }
 
-    fn ask(&self, ask: Ask) -> Pending<Answer> {
+    fn ask(&self, ask: Ask, _: Option<&Traceparent>) -> Pending<Answer> {
         let answer = match ask {
             Ask::Unicast { content, .. } => {
                 self.note(format!("unicast {}", text(&content)));

@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod brokered;
 pub mod client;
+pub mod collector;
 pub mod events;
 pub mod gateway;
 pub mod ledger;

@@ -27,6 +27,7 @@ use pathcast::relay::hearsay::Hearsay;
 use pathcast::relay::local::Local;
 use pathcast::relay::taps::Taps;
 use pathcast::relay::upstreams::Upstreams;
+use pathcast::trace::span::Tracer;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -172,6 +173,7 @@ fn local(
         hearsay: Arc::new(Hearsay::new(events.clone())),
         taps: Arc::new(Taps::new(events.clone()).0),
         upstreams: Arc::new(Upstreams::new(events, stream, 1, POD)),
+        tracer: Tracer::default(),
     }
 }
 

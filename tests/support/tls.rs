@@ -56,6 +56,13 @@ impl Certificate {
         TlsAcceptor::from(Arc::new(config.expect("key and certificate were made together")))
     }
 
+    /// The same for a server of these protocols (ALPN).
+    pub fn acceptor_of(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        let mut config = ServerConfig::clone(self.acceptor().config());
+        config.alpn_protocols = protocols.iter().map(|&protocol| protocol.into()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
     /// Connects as somebody who trusts this certificate and no other.
     pub async fn connect(
         &self,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
+use http::response::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -23,6 +24,7 @@ use tokio_rustls::rustls::crypto::ring;
 use crate::authorities;
 use crate::backend::webhook::leave::{Connector, MayLeave};
 use crate::lifecycle::Lifecycle;
+use crate::proto::traceparent::Traceparent;
 use crate::proto::webhook::label::Label;
 
 /// How long a connection may take to be made: who is there answers sooner.
@@ -46,6 +48,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// `None`: it was larger than was asked for.
     pub body: Option<Bytes>,
+    /// What the request was a part of, and what comes of this answer is.
+    pub traceparent: Option<Traceparent>,
 }
 
 /// Why there is no answer.
@@ -140,12 +144,15 @@ async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<Answer, 
         let frame = frame.map_err(|error| Failure::Lost(deepest(&error)))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > bytes_max {
-            return Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: None });
+            return Ok(told(head, None));
         }
         bytes.extend_from_slice(&data);
     }
-    let body = Some(bytes.freeze());
-    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+    Ok(told(head, Some(bytes.freeze())))
+}
+
+fn told(head: Parts, body: Option<Bytes>) -> Answer {
+    Answer { status: head.status.as_u16(), headers: head.headers, body, traceparent: None }
 }
 
 impl Answer {

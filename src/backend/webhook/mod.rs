@@ -11,7 +11,7 @@ pub mod request;
 pub mod target;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,9 +27,12 @@ use crate::metrics::Metrics;
 use crate::proto::event::{self, About, Feed, Head};
 use crate::proto::frame::Kind;
 use crate::proto::msg;
+use crate::proto::session_id::SessionId;
+use crate::proto::traceparent::Traceparent;
 use crate::proto::webhook::Webhook;
 use crate::proto::webhook::signature::Secret;
 use crate::proto::webhook::url::Url;
+use crate::trace::span::Tracer;
 
 /// What may wait in all lanes before every session that sends more is held.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -73,6 +76,9 @@ pub struct Webhooks {
     targets: Mutex<HashMap<Url, Arc<Target>>>,
     /// What backends did wrong.
     pub complaints: Complaints,
+    /// The sessions that came within a trace, whose events belong to it.
+    traces: Mutex<HashMap<SessionId, Traceparent>>,
+    tracer: Tracer,
     metrics: Arc<Metrics>,
 }
 
@@ -83,11 +89,22 @@ impl Webhooks {
         shards: usize,
         metrics: Arc<Metrics>,
         lifecycle: Lifecycle,
+        tracer: Tracer,
     ) -> (Webhooks, mpsc::UnboundedReceiver<Key>) {
         let (lanes, ready) = Lanes::new(shards, WAITING_BYTES_MAX, metrics.clone());
-        let (client, targets) = (OnceLock::new(), Mutex::default());
+        let (client, targets, traces) = (OnceLock::new(), Mutex::default(), Mutex::default());
         let complaints = Complaints::new(COMPLAINTS_PER_SECOND);
-        let webhooks = Webhooks { config, lanes, client, lifecycle, targets, complaints, metrics };
+        let webhooks = Webhooks {
+            config,
+            lanes,
+            client,
+            lifecycle,
+            targets,
+            complaints,
+            traces,
+            tracer,
+            metrics,
+        };
         (webhooks, ready)
     }
 
@@ -128,6 +145,33 @@ impl Webhooks {
         target.admit(self.client(may_leave), &self.config, &self.metrics, job, may_leave).await
     }
 
+    /// A session's events belong to this call, until it is forgotten.
+    pub fn keep_trace(&self, session: SessionId, traceparent: Traceparent) {
+        self.traces().insert(session, traceparent);
+    }
+
+    /// Nothing more is told of that session.
+    pub fn forget_trace(&self, session: &SessionId) {
+        if self.tracer.is_on() {
+            self.traces().remove(session);
+        }
+    }
+
+    /// Whose call an event belongs to that came without one.
+    pub fn trace_of(&self, teller: &Teller) -> Option<Traceparent> {
+        match teller {
+            Teller::Session(whose) if self.tracer.is_on() => {
+                self.traces().get(&whose.session).copied()
+            }
+            Teller::Session(_) | Teller::Upstream(_) => None,
+        }
+    }
+
+    fn traces(&self) -> MutexGuard<'_, HashMap<SessionId, Traceparent>> {
+        // Each change is one call; a panic leaves it whole.
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn client(&self, may_leave: &MayLeave) -> &Client {
         let Config { in_flight, connects_in_flight, disconnects_in_flight, .. } = self.config;
         let idle_max = in_flight + connects_in_flight + disconnects_in_flight;
@@ -137,7 +181,8 @@ impl Webhooks {
     fn target(&self, webhook: &Webhook) -> Arc<Target> {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let target = targets.entry(webhook.url.clone());
-        target.or_insert_with(|| Arc::new(Target::new(webhook.url.clone(), &self.config))).clone()
+        let new = || Target::new(webhook.url.clone(), &self.config, self.tracer.clone());
+        target.or_insert_with(|| Arc::new(new())).clone()
     }
 }
 

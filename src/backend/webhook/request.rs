@@ -7,6 +7,7 @@ use http_body_util::Full;
 
 use crate::backend::webhook::lanes::{Job, Teller};
 use crate::backend::webhook::{feed, head};
+use crate::proto::traceparent::Traceparent;
 use crate::proto::webhook::cloud_event;
 use crate::proto::webhook::signature::{Secret, signatures};
 use crate::proto::webhook::url::Url;
@@ -20,7 +21,13 @@ const AGENT: HeaderValue =
 
 /// An event as CloudEvents' binary mode has it, signed as Standard Webhooks say. `timestamp`: Unix time in
 /// seconds.
-pub fn post(url: &Url, job: &Job, secrets: &[Secret], timestamp: u64) -> Request<Full<Bytes>> {
+pub fn post(
+    url: &Url,
+    job: &Job,
+    secrets: &[Secret],
+    timestamp: u64,
+    traceparent: Option<&Traceparent>,
+) -> Request<Full<Bytes>> {
     let event = &job.event;
     let told = match &job.teller {
         Teller::Session(whose) => {
@@ -44,7 +51,7 @@ pub fn post(url: &Url, job: &Job, secrets: &[Secret], timestamp: u64) -> Request
     if let Some(signature) = signature {
         put(headers, "webhook-signature", &signature);
     }
-    if let Some(traceparent) = &event.traceparent {
+    if let Some(traceparent) = traceparent {
         put(headers, "traceparent", traceparent.as_str());
     }
     request

@@ -25,6 +25,7 @@ use crate::proto::webhook::breaker::{Breaker, Gate, Past};
 use crate::proto::webhook::url::Url;
 use crate::proto::webhook::verdict::{Verdict, verdict};
 use crate::proto::webhook::{OnError, Webhook};
+use crate::trace::span::{self as trace, Span, Tracer};
 
 /// Between attempts of one event. A backend that is back is found by the breaker's probe, not by this.
 const BACKOFF: Backoff =
@@ -59,6 +60,7 @@ pub struct Target {
     /// Set once the target has said that it wants events.
     validated: OnceCell<()>,
     started: Instant,
+    tracer: Tracer,
 }
 
 /// What became of an event in the end.
@@ -100,7 +102,7 @@ enum Attempt {
 }
 
 impl Target {
-    pub fn new(url: Url, config: &Config) -> Target {
+    pub fn new(url: Url, config: &Config, tracer: Tracer) -> Target {
         let probe_ms = millis(config.timeout) + 1_000;
         Target {
             url,
@@ -112,6 +114,7 @@ impl Target {
             recovered: Notify::new(),
             validated: OnceCell::new(),
             started: Instant::now(),
+            tracer,
         }
     }
 
@@ -157,7 +160,10 @@ impl Target {
                 }
             };
             let attempt = match is_its_turn {
-                true => self.attempt(client, config, job, config.timeout, &mut past).await,
+                true => {
+                    let limit = config.timeout;
+                    self.attempt(client, config, job, limit, failures, &mut past).await
+                }
                 false => {
                     let none = || "the backend does not answer".to_owned();
                     let why = last.clone().unwrap_or_else(none);
@@ -230,7 +236,7 @@ impl Target {
                 let none = || "it has failed too often just now".to_owned();
                 return unanswered(was_known, last.unwrap_or_else(none));
             }
-            let attempt = self.attempt(client, config, job, left(), &mut past);
+            let attempt = self.attempt(client, config, job, left(), failures, &mut past);
             let (why, wait) = match attempt.await {
                 Attempt::Answered(answer) => {
                     metrics.webhooked.taken.inc();
@@ -308,6 +314,7 @@ impl Target {
         config: &Config,
         job: &Job,
         limit: Duration,
+        failures: u32,
         past: &mut Past,
     ) -> Attempt {
         let mut failed = |why: String, after, is_known| {
@@ -329,9 +336,13 @@ impl Target {
             Kind::Disconnect => (false, false),
         };
         let body_bytes_max = if is_message { config.answer_bytes_max } else { REASON_BYTES_MAX };
-        let request = request::post(&self.url, job, &config.secrets, unix_ms() / 1000);
-        let answer = match client.exchange(request, body_bytes_max, limit).await {
-            Ok(answer) => answer,
+        let span = self.span(job, failures);
+        let traceparent = span.context();
+        let (secrets, now) = (&config.secrets, unix_ms() / 1000);
+        let request = request::post(&self.url, job, secrets, now, traceparent.as_ref());
+        let exchanged = client.exchange(request, body_bytes_max, limit).await;
+        let answer = match ended(span, exchanged) {
+            Ok(answer) => Answer { traceparent, ..answer },
             Err(failure @ Failure::Unreachable(_)) => {
                 return failed(failure.to_string(), None, false);
             }
@@ -362,6 +373,22 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// Of one attempt, after so many.
+    fn span(&self, job: &Job, failures: u32) -> Span {
+        let parent = job.event.traceparent.as_ref();
+        let mut span = self.tracer.span(trace::Kind::Webhook, parent);
+        if span.is_recording() {
+            span.text("pathcast.path", job.teller.configured());
+            span.text("pathcast.event", job.event.kind.as_str());
+            span.text("pathcast.event.id", &job.event.id);
+            span.text("http.request.method", "POST");
+            // Not the whole of it: who asks for a token in the query would find it told to everybody.
+            span.text("server.address", self.url.uri().host().unwrap_or_default());
+            span.number("http.request.resend_count", failures.into());
+        }
+        span
     }
 
     /// Asks once whether events are wanted (CloudEvents, HTTP 1.1 Web Hooks, section 4).
@@ -397,6 +424,20 @@ impl Target {
     fn now_ms(&self) -> u64 {
         millis(self.started.elapsed())
     }
+}
+
+/// Ends the span of an exchange.
+fn ended(mut span: Span, exchanged: Result<Answer, Failure>) -> Result<Answer, Failure> {
+    match &exchanged {
+        Ok(answer) => {
+            span.number("http.response.status_code", answer.status.into());
+            if answer.status >= 400 {
+                span.fail(&answer.status);
+            }
+        }
+        Err(failure) => span.fail(failure),
+    }
+    exchanged
 }
 
 /// For jitter alone: without randomness there is none.

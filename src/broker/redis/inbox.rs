@@ -28,6 +28,7 @@ use crate::proto::envelope::{Body, Envelope, VERSION};
 use crate::proto::msg::{Address, Msg};
 use crate::proto::path::Path;
 use crate::proto::session_id::{PodId, SessionId};
+use crate::proto::traceparent::Traceparent;
 
 /// Questions of other pods that this one works on at once; more are answered `Overloaded`.
 const ANSWERING_MAX: usize = 10_000;
@@ -161,9 +162,11 @@ impl Inbox {
     }
 
     fn broadcast(&self, epoch: u64, path: &Path, message: Bytes) -> Result<(), String> {
-        match Envelope::decode(message).map_err(|malformed| malformed.to_string())?.body {
+        let envelope = Envelope::decode(message).map_err(|malformed| malformed.to_string())?;
+        let traceparent = envelope.traceparent.as_ref();
+        match envelope.body {
             Body::Broadcast(content) => {
-                self.in_order(epoch, |receiver| receiver.broadcast(path, &content));
+                self.in_order(epoch, |receiver| receiver.broadcast(path, &content, traceparent));
                 Ok(())
             }
             _ => Err("an envelope that belongs into a pod's inbox".to_owned()),
@@ -177,7 +180,7 @@ impl Inbox {
             Address::All => {
                 self.in_order(epoch, |receiver| {
                     receiver.published(&path);
-                    receiver.broadcast(&path, &content)
+                    receiver.broadcast(&path, &content, None)
                 });
             }
             Address::One(id) => {
@@ -185,7 +188,7 @@ impl Inbox {
                 if let Some(to) = SessionId::parse(&id).filter(|id| id.pod == self.pod) {
                     self.in_order(epoch, |receiver| receiver.published(&path));
                     let ask = Ask::Unicast { to, reach: Reach::Path(path), content };
-                    self.answer(epoch, ask, UNASKED_AGE_MAX, None);
+                    self.answer(epoch, ask, UNASKED_AGE_MAX, None, None);
                 }
             }
         }
@@ -214,7 +217,8 @@ impl Inbox {
 
     /// What another pod, or this one, sent to this pod.
     fn letter(self: &Arc<Self>, epoch: u64, message: Bytes) -> Result<(), String> {
-        match Envelope::decode(message).map_err(|malformed| malformed.to_string())?.body {
+        let envelope = Envelope::decode(message).map_err(|malformed| malformed.to_string())?;
+        match envelope.body {
             Body::Ask { from, correlation, sent_ms, age_limit_ms, ask } => {
                 let now_ms = self.clock.now_ms(BootTime::now()).unwrap_or(sent_ms);
                 let age_ms = now_ms.saturating_sub(sent_ms);
@@ -222,7 +226,8 @@ impl Inbox {
                     self.metrics.unicasts.late.inc();
                 } else {
                     let left = Duration::from_millis(age_limit_ms - age_ms);
-                    self.answer(epoch, ask, left, Some((from, correlation)));
+                    let traceparent = envelope.traceparent.as_ref();
+                    self.answer(epoch, ask, left, traceparent, Some((from, correlation)));
                 }
             }
             Body::Answer { correlation, answer } => {
@@ -265,14 +270,22 @@ impl Inbox {
     /// Puts the question into its place, and tells the answer when it is there; that to a stranger,
     /// who cannot be told, is counted here. What is not done by the time `left` is over is not done
     /// any more: its asker has been told "unknown".
-    fn answer(self: &Arc<Self>, epoch: u64, ask: Ask, left: Duration, to: Option<(PodId, u64)>) {
+    fn answer(
+        self: &Arc<Self>,
+        epoch: u64,
+        ask: Ask,
+        left: Duration,
+        traceparent: Option<&Traceparent>,
+        to: Option<(PodId, u64)>,
+    ) {
         let Ok(permit) = self.answering.clone().try_acquire_owned() else {
             return match to {
                 Some((pod, correlation)) => self.tell(pod, correlation, Answer::Overloaded),
                 None => self.metrics.unicasts.of(&Answer::Overloaded).inc(),
             };
         };
-        let Some(answer) = self.in_order(epoch, |receiver| receiver.ask(ask)) else { return };
+        let asked = self.in_order(epoch, |receiver| receiver.ask(ask, traceparent));
+        let Some(answer) = asked else { return };
         let inbox = self.clone();
         self.lifecycle.spawn(async move {
             let answer: Pending<Answer> = answer;

@@ -1,0 +1,148 @@
+//! Logs, to standard error: standard output belongs to what a person asked for.
+//!
+//! One event is one line, whatever is in it: a name or a reason that a client chose could else look like a
+//! line of ours, or move a terminal's cursor. As JSON the library sees to that; lines for people are written
+//! by a field formatter of our own, since the library's leaves line breaks as they are.
+
+use std::fmt::{self, Debug, Write};
+use std::io::IsTerminal;
+
+use serde::{Deserialize, Serialize};
+use tracing::field::Field;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub format: Format,
+    /// Directives of `tracing_subscriber::EnvFilter`, as `info` or `pathcast=debug,warn`.
+    pub level: String,
+}
+
+/// For people, or for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Human,
+    Json,
+}
+
+/// From now on, logs go out.
+pub fn init(config: &Config) -> Result<(), ParseError> {
+    let filter = EnvFilter::try_new(&config.level)?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Fails only where a test has begun to log before.
+    let _ = match config.format {
+        Format::Human => logs.with_target(false).fmt_fields(for_people()).try_init(),
+        Format::Json => logs.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// `what happened name=value name=value`, on one line.
+fn for_people() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    let write = |out: &mut Writer<'_>, field: &Field, value: &dyn Debug| match field.name() {
+        "message" => write!(OneLine(out), "{value:?}"),
+        // Where a line of the `log` crate stood in its code.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(OneLine(out), "{}={value:?}", name.trim_start_matches("r#")),
+    };
+    debug_fn(write).delimited(" ")
+}
+
+/// Writes on, with everything escaped that is not to be seen, or turns the line about.
+struct OneLine<'a, W>(&'a mut W);
+
+impl<W: Write> Write for OneLine<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let is_tricky = |char: char| {
+            // Of the latter: line and paragraph separators, and what reorders text.
+            char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        let mut rest = text;
+        while let Some((at, char)) = rest.char_indices().find(|&(_, char)| is_tricky(char)) {
+            write!(self.0, "{}{}", &rest[..at], char.escape_default())?;
+            rest = &rest[at + char.len_utf8()..];
+        }
+        self.0.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use tracing::subscriber::with_default;
+
+    const HOSTILE: &str =
+        "x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{2028}\u{202e}\u{7f}";
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panicked").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Written {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("nobody panicked").clone()).expect("text")
+        }
+    }
+
+    /// In every place of a line where a text of a client's could stand.
+    fn tell_hostile() {
+        tracing::warn!(path = HOSTILE, origin = %HOSTILE, agent = ?HOSTILE, "a reason: {HOSTILE}");
+    }
+
+    #[test]
+    fn a_line_for_people_stays_one_line_whatever_is_in_it() {
+        let written = Written::default();
+        let writer = written.clone();
+        let logs = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .with_target(false)
+            .fmt_fields(for_people())
+            .finish();
+        with_default(logs, tell_hostile);
+        let text = written.text();
+        let line = text.strip_suffix('\n').expect("a whole line");
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");
+        assert!(line.contains(r"WARN a reason: x\r\n2026"), "{line}");
+        assert!(line.contains(r"origin=x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J"), "{line}");
+    }
+
+    #[test]
+    fn a_line_for_machines_is_one_object_whatever_is_in_it() {
+        let written = Written::default();
+        let writer = written.clone();
+        let logs = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .json()
+            .flatten_event(true)
+            .finish();
+        with_default(logs, tell_hostile);
+        let text = written.text();
+        let line = text.strip_suffix('\n').expect("a whole line");
+        assert!(line.bytes().all(|byte| byte >= 0x20), "{line:?}");
+        let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&told["path"], &told["origin"]), (&HOSTILE.into(), &HOSTILE.into()));
+        assert_eq!(told["message"], format!("a reason: {HOSTILE}"));
+    }
+}
