@@ -3,17 +3,12 @@
 import base64
 import json
 import os
-import re
 import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
 
 from installation import gateway, one, settings
-
-# These come with other changes. When the gateway knows one, it is no longer left out of what the gateway is asked; when it knows all, this goes.
-COMING = [("drain", "settle"), ("drain", "window"), ("limits", "sessions_soft_max"), ("limits", "session_age_max"), ("trace", None), ("kubernetes", None)]
-
 
 def known():
     """What the gateway has for settings, by section."""
@@ -43,7 +38,7 @@ class Pod:
             self.certify()
         text = text.replace("/run/secrets/pathcast", f"{self.root}/keys").replace("/etc/certificates", str(self.root))
         self.file = self.root / "pathcast.toml"
-        self.file.write_text(without_what_is_coming(text))
+        self.file.write_text(text)
         return self
 
     def __exit__(self, *_):
@@ -61,14 +56,7 @@ class Pod:
         if any(variable["name"] == "PATHCAST__BROKER__URL" for variable in container.get("env", [])):
             url = "rediss://redis:6380" if self.name == "certificates" else "redis://redis:6379"
             clean["PATHCAST__BROKER__URL"] = url
+        # What Kubernetes gives every pod, and the chart those that tell what their end would cost.
+        clean |= {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+        clean |= {variable["name"]: "x" for variable in container.get("env", []) if variable["name"].startswith("POD_")}
         return {**clean, **more}
-
-
-def without_what_is_coming(text):
-    sections = known()
-    for section, key in COMING:
-        if key and key not in sections[section]:
-            text = re.sub(rf"^{key} = .*\n", "", text, flags=re.MULTILINE)
-        elif not key and section not in sections:
-            text = re.sub(rf"^\[{section}\]\n(.+\n)*", "", text, flags=re.MULTILINE)
-    return text

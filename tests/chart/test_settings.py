@@ -7,7 +7,7 @@ import tomllib
 import unittest
 
 from installation import HELMS, MATRIX, ROOT, gateway, one, render, settings, values
-from pod import COMING, Pod, known
+from pod import Pod, known
 
 
 class Settings(unittest.TestCase):
@@ -23,11 +23,6 @@ class Settings(unittest.TestCase):
     def test_every_section_that_the_gateway_knows_can_be_set(self):
         schema = json.loads((ROOT / "helm/pathcast/values.schema.json").read_text())
         self.assertLessEqual(set(known()), set(schema["properties"]["config"]["properties"]))
-
-    def test_nothing_is_said_to_be_coming_that_is_there(self):
-        sections = known()
-        waiting = [key not in sections[section] if key else section not in sections for section, key in COMING]
-        self.assertTrue(any(waiting), "the gateway knows all of COMING: take it out, and without_what_is_coming")
 
     def test_what_is_written_is_what_was_said(self):
         written, said = tomllib.loads(settings("settings")), values("settings")["config"]
