@@ -253,7 +253,7 @@ class Part:
         if what == "want":
             self.wanted = value
         elif what == "open":
-            self.pipe.send(self.open)
+            self.pipe.send((self.open, len(self.told.sessions)))
         elif what == "heard":
             last = collections.Counter()
             for client in self.clients:
@@ -300,7 +300,11 @@ class Crowd:
         return [pipe.recv() for _, pipe in self.parts]
 
     def open(self):
-        return sum(self.ask("open"))
+        return sum(now for now, _ in self.ask("open"))
+
+    def opened(self):
+        """How many sessions there have been, those that are open included."""
+        return sum(ever for _, ever in self.ask("open"))
 
     def want(self, count):
         """So many clients from now on; those that are too many leave, whichever they are."""
