@@ -28,7 +28,8 @@ rendered() {
 }
 
 mkdir "$fresh/kubernetes" "$fresh/files"
-cp deploy/prometheus/alerts.yaml deploy/grafana/dashboard.json "$fresh/files/"
+cp deploy/prometheus/alerts.yaml "$fresh/files/"
+cp deploy/grafana/pathcast.json "$fresh/files/dashboard.json"
 # The chart that is rendered has the files as they are to be.
 cp -r "$chart" "$fresh/chart"
 cp "$fresh"/files/* "$fresh/chart/files/"

@@ -42,6 +42,8 @@ need_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   as_root apt-get update -q
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
+  # Debian starts what it installs; the tests start their own.
+  [[ " ${missing[*]} " != *" prometheus "* || ! -d /run/systemd/system ]] || as_root systemctl disable --quiet --now prometheus
 }
 
 # need_python PACKAGE VERSION: as pip has it, also where the system's Python is "externally managed".
@@ -98,6 +100,7 @@ stage "licences and sources" cargo deny --log-level error check licenses bans so
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 stage "build" cargo build --locked --all-targets --quiet
 stage "chart" tests/chart.sh
+stage "dashboard and alerts" tests/watch.py
 stage "tests" cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow
 
 printf '\nAll passed.\n'
