@@ -18,6 +18,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from clients import KEY
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # PATHCAST names another build of the gateway.
@@ -127,6 +129,13 @@ class Gateway(Child):
     def fetch(self, target):
         """Status and text; (0, "") where nobody answers."""
         return fetch("http://{}:{}{}".format(*self.api, target))
+
+    def fetch_client(self, path):
+        """What a client that asks for a WebSocket is answered; the connection ends with that."""
+        with socket.create_connection(self.clients, timeout=10) as asked:
+            head = f"GET {path} HTTP/1.1\r\nHost: pathcast.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            asked.sendall(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n".encode())
+            return int(asked.recv(1000).split(b" ")[1])
 
     def counted(self, family):
         """The sum of its series, as /metrics has it."""

@@ -48,17 +48,18 @@ class Autoscaler:
         return self.behavior[direction].get(of, 0) / self.faster
 
     def decide(self, current, asked, now):
-        """The number of replicas from now on. `current` is what it was."""
+        """The number of replicas there should be. `current` is what there are."""
         self.asked.append((now, asked))
         desired = self.stabilized(current, now)
         if desired > current:
             desired = min(desired, max(self.limit("scaleUp", current, now), current))
         elif desired < current:
             desired = max(desired, min(self.limit("scaleDown", current, now), current))
-        desired = min(max(desired, self.least), self.most)
-        if desired != current:
-            self.changes.append((now, desired - current))
-        return desired
+        return min(max(desired, self.least), self.most)
+
+    def changed(self, by, now):
+        """So many pods more, or less: policies count what was done, not what was wished."""
+        self.changes.append((now, by))
 
     def stabilized(self, current, now):
         """Up to the least that was asked for in the window for it, down to the most that was in the other."""

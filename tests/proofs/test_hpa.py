@@ -36,28 +36,33 @@ class Asked(unittest.TestCase):
 
 
 class Done(unittest.TestCase):
-    def test_down_goes_after_the_window_one_by_one(self):
-        scaler, current, seen = Autoscaler(SLOW_DOWN, 1, 10), 4, []
-        for now in range(0, 1200, 15):
-            before, current = current, scaler.decide(current, 4 if now == 0 else 1, now)
-            if current != before:
+    def course(self, scaler, current, looks):
+        """When it changed, to what; each look is a time and what is asked for then."""
+        seen = []
+        for now, asked in looks:
+            desired = scaler.decide(current, asked, now)
+            if desired != current:
+                scaler.changed(desired - current, now)
+                current = desired
                 seen.append((now, current))
+        return seen
+
+    def test_down_goes_after_the_window_one_by_one(self):
+        looks = [(now, 1 if now else 4) for now in range(0, 1200, 15)]
+        seen = self.course(Autoscaler(SLOW_DOWN, 1, 10), 4, looks)
         self.assertEqual(seen, [(615, 3), (735, 2), (855, 1)])
 
     def test_up_doubles_at_once_and_waits_for_its_period(self):
-        scaler, current, seen = Autoscaler(SLOW_DOWN, 1, 7), 1, []
-        for now in range(0, 240, 15):
-            before, current = current, scaler.decide(current, 9, now)
-            if current != before:
-                seen.append((now, current))
+        seen = self.course(Autoscaler(SLOW_DOWN, 1, 7), 1, [(now, 9) for now in range(0, 240, 15)])
         self.assertEqual(seen, [(0, 2), (60, 4), (120, 7)])
 
+    def test_a_moment_without_clients_takes_no_pod_away(self):
+        looks = [(now, 1 if 300 <= now < 360 else 3) for now in range(0, 1200, 15)]
+        self.assertEqual(self.course(Autoscaler(SLOW_DOWN, 1, 10), 3, looks), [])
+
     def test_time_may_run_faster(self):
-        scaler, current, seen = Autoscaler(SLOW_DOWN, 1, 10, faster=60), 3, []
-        for quarter in range(80):
-            before, current = current, scaler.decide(current, 3 if quarter == 0 else 1, quarter / 4)
-            if current != before:
-                seen.append((quarter / 4, current))
+        looks = [(quarter / 4, 1 if quarter else 3) for quarter in range(80)]
+        seen = self.course(Autoscaler(SLOW_DOWN, 1, 10, faster=60), 3, looks)
         self.assertEqual(seen, [(10.25, 2), (12.25, 1)])
 
 
