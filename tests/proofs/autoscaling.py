@@ -218,12 +218,12 @@ def main():
         **Ledger(told, [publisher]).figures(),
         **answers([publisher]),
     }
-    print(json.dumps(figures, indent=1))
-    insist(figures["steps"] in ([1, 3, 1], [1, 2, 3, 1], [1, 3, 2, 1], [1, 2, 3, 2, 1]), f"it went {figures['steps']}")
-    insist(len(loop.uncounted) == 2 and any(loop.uncounted.values()), f"two drained; Prometheus has seen {loop.uncounted}")
     if options.write:
         with open(options.write, "w") as file:
             json.dump({"figures": figures, "course": loop.course}, file)
+    print(json.dumps(figures, indent=1))
+    insist(figures["steps"] in ([1, 3, 1], [1, 2, 3, 1], [1, 3, 2, 1], [1, 2, 3, 2, 1]), f"it went {figures['steps']}")
+    insist(len(loop.uncounted) == 2 and any(loop.uncounted.values()), f"two drained; Prometheus has seen {loop.uncounted}")
 
 
 if __name__ == "__main__":

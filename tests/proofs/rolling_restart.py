@@ -11,7 +11,7 @@ import math
 import signal
 import time
 
-from clients import Crowd, Plan
+from clients import Crowd, Plan, Told
 from cluster import Gateway, eventually, insist, installation
 from ledger import Ledger, answers, percentile
 from publishers import Publisher
@@ -30,6 +30,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=3000)
     parser.add_argument("--processes", type=int, default=2, help="of the clients")
+    parser.add_argument("--witnesses", type=int, default=50, help="clients among them, in a process that has nothing else to do: they time messages")
     parser.add_argument("--settle", type=int, default=3, help="seconds")
     parser.add_argument("--window", type=int, default=20, help="seconds")
     parser.add_argument("--manner", default="hint", help="'hint', or after how many seconds clients come back that know none")
@@ -49,6 +50,27 @@ class Watch:
         if time.time() - self.last >= 0.5:
             self.last = time.time()
             self.seen.append((self.last, self.balancer.sessions()))
+
+
+class Crowds:
+    """The many, and the witnesses."""
+
+    def __init__(self, options, address, manner, stack):
+        many = Plan(address, "/ws", options.clients - options.witnesses, manner)
+        few = Plan(address, "/ws", options.witnesses, manner, is_timed=True)
+        self.each = [stack.enter_context(Crowd(many, options.processes)), stack.enter_context(Crowd(few))]
+
+    def open(self):
+        return sum(crowd.open() for crowd in self.each)
+
+    def behind(self, publisher, number):
+        return sum(crowd.behind(publisher, number) for crowd in self.each)
+
+    def tell(self):
+        many, few = [crowd.tell() for crowd in self.each]
+        for session in few.sessions:
+            session.client = ("witness", *session.client)
+        return Told(many.sessions + few.sessions, many.refusals + few.refusals, few.latencies)
 
 
 def restart(options, place, pods, redis, balancer, stack, crowd, watch):
@@ -96,8 +118,7 @@ def main():
         pods = [stack.enter_context(Gateway(f"pod {place + 1}.0", redis, settings(options))) for place in range(PODS)]
         for pod in pods:
             balancer.add(pod)
-        plan = Plan(balancer.clients, "/ws", options.clients, manner, is_timed=True)
-        crowd = stack.enter_context(Crowd(plan, options.processes))
+        crowd = Crowds(options, balancer.clients, manner, stack)
         eventually("all clients are open", lambda: crowd.open() == options.clients, 120)
         begun_at = time.time()
         publishers = [Publisher(name, balancer.api, "/ws", options.publishes) for name in ("a", "b")]
@@ -130,16 +151,15 @@ def main():
         # The first second belongs to those whom the health check had not yet sent elsewhere.
         drain["most"] = max(drain["connects per s"][1:], default=0)
         drain["most by planned"] = round(drain["most"] / drain["planned per s"], 2) if drain["planned per s"] else None
+    if options.write:
+        with open(options.write, "w") as file:
+            json.dump({"figures": figures, "begun at": begun_at, "connects": [at for at, _ in connects], "sessions": watch.seen}, file)
     print(json.dumps(figures, indent=1))
     unanswered = {status for status in figures["answered"] if status != 202}
     insist(not unanswered, f"publishes that no pod took: {figures['answered']}")
     for drain in drains:
         too_many = drain["most"] > drain["planned per s"] * (1 + options.excess)
         insist(options.excess < 0 or not too_many, f"{drain['pod']}: {drain['most']} connects in a second, {drain['planned per s']:.0f} planned")
-    if options.write:
-        seen = [(at, sessions) for at, sessions in watch.seen]
-        with open(options.write, "w") as file:
-            json.dump({"figures": figures, "begun at": begun_at, "connects": [at for at, _ in connects], "sessions": seen}, file)
 
 
 if __name__ == "__main__":

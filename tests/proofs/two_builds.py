@@ -114,6 +114,9 @@ def main():
     for path in crowds:
         refusals = dict(collections.Counter(status for _, status in told[path].refusals))
         figures[path] = {**Ledger(told[path], [publishers[path]]).figures(), **answers([publishers[path]]), "refused handshakes": refusals}
+    if options.write:
+        with open(options.write, "w") as file:
+            json.dump(figures, file)
     print(json.dumps(figures, indent=1))
     # What the load balancer says for a pod that has just gone.
     taken = {202} if settles(PEER) else {202, 502}
@@ -121,9 +124,6 @@ def main():
     for path in (ADDED, REMOVED):
         insist(set(figures[path]["answered"]) <= taken | {404}, f"{path}: {figures[path]['answered']}")
     insist(404 in figures[ADDED]["refused handshakes"] and 404 in figures[REMOVED]["refused handshakes"], "nobody was answered 404")
-    if options.write:
-        with open(options.write, "w") as file:
-            json.dump(figures, file)
 
 
 if __name__ == "__main__":
