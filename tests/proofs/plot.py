@@ -4,7 +4,6 @@ and who has how many clients.
     python3 plot.py HINT.json IGNORED.json > docs/rolling-restart.svg
 """
 
-import collections
 import json
 import sys
 
@@ -48,8 +47,8 @@ class Panel:
         path = " ".join(f"{self.x(second):.1f},{self.y(value):.1f}" for second, value in points)
         self.lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
 
-    def note(self, second, value, text, colour):
-        self.lines.append(f'<text x="{self.x(second):.1f}" y="{self.y(value) - 4:.1f}" fill="{colour}">{text}</text>')
+    def note(self, x, y, text, colour):
+        self.lines.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}">{text}</text>')
 
 
 def nice(most):
@@ -62,21 +61,16 @@ def nice(most):
 
 def connects(number, run, title, seconds):
     begun_at, figures = run["begun at"], run["figures"]
-    # Whole seconds from a drain's own first connect, as the figures have them.
-    per_second = collections.Counter(int(at - begun_at) for at in run["connects"])
-    most = max([*per_second.values(), *(drain["planned per s"] * 1.3 for drain in figures["drains"])])
+    most = max(max(*drain["connects per s"], drain["planned per s"] * 1.3) for drain in figures["drains"])
     panel = Panel(number, title, seconds, most)
-    panel.bars(per_second)
     for drain in figures["drains"]:
-        since = drain["closing at"] - begun_at
-        # Clients that wait come later, at the same rate.
-        since += 0 if figures["manner"] == "hint" else float(figures["manner"])
+        since = drain["first connect"] - begun_at
         until = since + figures["window s"]
+        panel.bars({since + second: count for second, count in enumerate(drain["connects per s"])})
         panel.level(since, until, drain["planned per s"], "black")
         panel.level(since, until, drain["planned per s"] * 1.2, RED, ' stroke-dasharray="4 3"')
     first = figures["drains"][0]
-    after = first["closing at"] - begun_at + (0 if figures["manner"] == "hint" else float(figures["manner"]))
-    panel.note(after, first["planned per s"] * 1.2, "planned, and 20 % more", RED)
+    panel.note(panel.x(first["first connect"] - begun_at), panel.y(first["planned per s"] * 1.2) - 4, "planned, and 20 % more", RED)
     return panel
 
 
@@ -86,7 +80,7 @@ def sessions(number, run, seconds):
     for place, colour in enumerate(PODS):
         points = [(at, sum(count for name, count in by_name.items() if name.startswith(f"pod {place + 1}."))) for at, by_name in seen]
         panel.curve(points, colour)
-        panel.note(0.5, points[0][1] - panel.most * 0.1 * (place + 0.6), f"pod {place + 1}", colour)
+        panel.note(WIDTH - RIGHT - 60 * (3 - place), panel.top - 10, f"pod {place + 1}", colour)
     return panel
 
 

@@ -104,11 +104,12 @@ def settings(options):
     return SETTINGS.format(settle=options.settle, window=options.window)
 
 
-def buckets(connects, drain, window, until):
-    """Connects in each second of this drain, from the first one that came after it had begun."""
-    came = [at for at, _ in connects if drain["closing at"] <= at < until]
-    counts = collections.Counter(int(at - came[0]) for at in came)
-    return [counts[second] for second in range(max(counts) + 1)] if came else []
+def buckets(connects, since, until):
+    """When the first of these connects came, and how many in each second from then."""
+    came = [at for at, _ in connects if since <= at < until]
+    insist(came, "nobody came back")
+    counts = collections.Counter(int(at - min(came)) for at in came)
+    return min(came), [counts[second] for second in range(max(counts) + 1)]
 
 
 def main():
@@ -147,7 +148,7 @@ def main():
     ends = [drain["closing at"] for drain in drains[1:]] + [math.inf]
     for drain, until in zip(drains, ends):
         drain["planned per s"] = drain["sessions"] / options.window
-        drain["connects per s"] = buckets(connects, drain, options.window, until)
+        drain["first connect"], drain["connects per s"] = buckets(connects, drain["closing at"], until)
         # The first second belongs to those whom the health check had not yet sent elsewhere.
         drain["most"] = max(drain["connects per s"][1:], default=0)
         drain["most by planned"] = round(drain["most"] / drain["planned per s"], 2) if drain["planned per s"] else None
