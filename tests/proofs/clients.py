@@ -79,7 +79,7 @@ class Client:
         self.ask()
 
     def ask(self):
-        if self.is_wanted:
+        if self.is_wanted and not self.crowd.is_over.is_set():
             self.crowd.keep(asyncio.ensure_future(self.connect()))
 
     async def connect(self):
