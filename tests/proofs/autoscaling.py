@@ -35,7 +35,7 @@ PODS_MAX = 5
 RAMP = 10
 SETTINGS = """
 [drain]
-settle = "500ms"
+settle = "1s"
 window = "{window}s"
 [[path]]
 path = "/ws"

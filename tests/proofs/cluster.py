@@ -9,9 +9,11 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -213,7 +215,8 @@ class Balancer(Child):
     """HAProxy in front of as many gateways as it has slots: for each its clients' door, for publishers the API's."""
 
     def __init__(self, slots):
-        super().__init__("haproxy", "-db", "-f", "haproxy.cfg")
+        # Debian has it where only root looks.
+        super().__init__(shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy", "-db", "-f", "haproxy.cfg")
         self.slots = {f"s{number}": None for number in range(slots)}
 
     def __enter__(self):
@@ -318,12 +321,9 @@ class Prometheus(Child):
         return [(row["metric"], float(row["value"][1])) for row in json.loads(text)["data"]["result"]]
 
 
-def terminate(gateway):
-    gateway.signal(signal.SIGTERM)
-
-
 @contextlib.contextmanager
 def installation(slots):
-    """Redis and HAProxy, and a stack for gateways: all end with it."""
+    """Redis and HAProxy, and a stack for gateways: all end with it, also when somebody ends this program."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(Redis()), stack.enter_context(Balancer(slots)), stack

@@ -44,8 +44,8 @@ class Autoscaler:
         # When and what was asked for; when and by how many pods it was changed.
         self.asked, self.changes = [], []
 
-    def seconds(self, direction, of="stabilizationWindowSeconds"):
-        return self.behavior[direction].get(of, 0) / self.faster
+    def seconds(self, direction):
+        return self.behavior[direction].get("stabilizationWindowSeconds", 0) / self.faster
 
     def decide(self, current, asked, now):
         """The number of replicas there should be. `current` is what there are."""
@@ -63,7 +63,10 @@ class Autoscaler:
 
     def stabilized(self, current, now):
         """Up to the least that was asked for in the window for it, down to the most that was in the other."""
-        within = lambda direction: [asked for at, asked in self.asked if at >= now - self.seconds(direction)]
+
+        def within(direction):
+            return [asked for at, asked in self.asked if at >= now - self.seconds(direction)]
+
         up, down = min(within("scaleUp")), max(within("scaleDown"))
         return min(max(current, up), down)
 

@@ -17,7 +17,8 @@ mkdir -p "$figures"
 prove() {
   local name=$1
   shift
-  python3 "tests/proofs/$1.py" "${@:2}" --write "$figures/$name.json" >"$figures/$name.log" 2>&1 && return
+  # Far more than it takes.
+  timeout --kill-after 10 1200 python3 "tests/proofs/$1.py" "${@:2}" --write "$figures/$name.json" >"$figures/$name.log" 2>&1 && return
   echo "$name failed:"
   tail -n 60 "$figures/$name.log"
   return 1
