@@ -134,7 +134,7 @@ pub struct Backend {
     pub repeated: IntCounter,
     /// Until it had them.
     pub seconds: Histogram,
-    /// Sessions that are not read until it can take more.
+    /// Sessions and upstreams that are not read until it can take more.
     pub held: IntGauge,
 }
 
@@ -223,7 +223,7 @@ impl Metrics {
         let sessions = gauges("sessions", "Open sessions.", "path")?;
         let backend_held = gauges(
             "backend_held_sessions",
-            "Sessions that are not read until a backend can take more.",
+            "Sessions and upstreams that are not read until a backend can take more.",
             "backend",
         )?;
         let limits = gauges("sessions_limit", "How many sessions this pod may have.", "kind")?;
@@ -401,6 +401,11 @@ impl Metrics {
         for result in ["opened", "failed"] {
             let _ = self.upstream_dials.remove_label_values(&[name, result]);
         }
+    }
+
+    /// Of a configured path or an upstream with a stream.
+    pub fn stream_backlog(&self, name: &str) -> IntGauge {
+        self.stream_backlog.with_label_values(&[name])
     }
 
     /// `result`: a name fixed in the code.

@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clock", 1),
     ("complaints", 1),
     ("watch", 1),
+    ("kubernetes", 2),
     ("hub", 2),
     ("broker", 2),
     ("backend", 2),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::backend::{Asked, Backend, answer, logged, status};
 use support::client::{self, Client, Request};
-use support::gateway::Gateway;
+use support::gateway::{DOORS, Gateway};
 use support::redis::Redis;
 use support::wait::{eventually, poll_pause};
 use tokio::io::AsyncWriteExt;
@@ -20,8 +20,28 @@ const LEASE: Duration = Duration::from_secs(3);
 
 /// One path with a webhook, one with a stream too, and one with another webhook.
 async fn start(server: &Redis, backend: &Backend, other: &Backend, settings: &str) -> Gateway {
+    start_whole(server, backend, other, &format!("{DOORS}{settings}")).await
+}
+
+/// The same, with clients that may take hours to come in.
+async fn start_patient(
+    server: &Redis,
+    backend: &Backend,
+    other: &Backend,
+    settings: &str,
+) -> Gateway {
+    let doors = DOORS.replace("[api]", "handshake_timeout = \"2h\"\n[api]");
+    start_whole(server, backend, other, &format!("{doors}{settings}")).await
+}
+
+async fn start_whole(
+    server: &Redis,
+    backend: &Backend,
+    other: &Backend,
+    settings: &str,
+) -> Gateway {
     let (redis, url, other) = (server.url(), backend.url(), other.url());
-    let gateway = Gateway::start(&format!(
+    let whole = format!(
         r#"
 {settings}
 [broker]
@@ -38,8 +58,8 @@ backend = {{ webhook = "{url}", stream = true }}
 path = "/other"
 backend = {{ webhook = "{other}" }}
 "#
-    ))
-    .await;
+    );
+    let gateway = Gateway::start_whole(&whole, &[]).await;
     gateway.ready().await;
     gateway
 }
@@ -195,7 +215,7 @@ async fn a_connect_whose_client_never_came_is_followed_by_its_end_which_is_owed_
     let server = Redis::start();
     let (backend, other) = (Backend::start().await, Backend::start().await);
     let settings = "[webhook]\ntimeout = \"1h\"\nconnect_limit = \"1h\"\n";
-    let pod = start(&server, &backend, &other, settings).await;
+    let pod = start_patient(&server, &backend, &other, settings).await;
     let (go, gone) = tokio::sync::watch::channel("");
     backend.answer(move |asked| {
         let (mut gone, kind) = (gone.clone(), asked.kind().to_owned());
@@ -235,7 +255,8 @@ async fn a_connect_whose_client_never_came_is_followed_by_its_end_which_is_owed_
 async fn a_pod_killed_while_a_client_is_let_in_leaves_its_end_to_a_survivor() {
     let server = Redis::start();
     let (backend, other) = (Backend::start().await, Backend::start().await);
-    let lost = start(&server, &backend, &other, "[webhook]\nconnect_limit = \"1h\"").await;
+    let settings = "[webhook]\nconnect_limit = \"1h\"";
+    let lost = start_patient(&server, &backend, &other, settings).await;
     let _survivor = start(&server, &backend, &other, "").await;
     backend.answer(|asked| async move {
         match asked.kind() {
@@ -382,5 +403,27 @@ async fn no_living_sessions_end_is_posted_after_a_redis_that_was_away_for_longer
     }
     let ends = backend.wait("disconnect", 10).await;
     assert!(ends.iter().all(|end| end.json()["cause"] == "client"), "{ends:?}");
+    owes(&server, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_emptied_while_the_link_is_up_is_told_again_which_ends_are_owed() {
+    let server = Redis::start();
+    let (backend, other) = (Backend::start().await, Backend::start().await);
+    let lost = start(&server, &backend, &other, "").await;
+    let _survivor = start(&server, &backend, &other, "").await;
+    let mut clients = crowd(&lost, "/ws/1", 3).await;
+    owes(&server, 3).await;
+    assert_eq!(server.command(&["FLUSHALL"]), "OK");
+    clients.extend(crowd(&lost, "/ws/1", 1).await);
+    owes(&server, 4).await;
+    logged(&lost, &["Redis has lost what this pod kept there"]).await;
+    // The roster alone, too.
+    let roster = server.command(&["KEYS", "pathcast:roster:*"]);
+    server.command(&["DEL", &roster]);
+    owes(&server, 4).await;
+    let known = sessions(&backend.of("connect"));
+    lost.signal(Signal::KILL);
+    assert_eq!(sessions(&backend.wait("disconnect", 4).await), known);
     owes(&server, 0).await;
 }

@@ -298,6 +298,9 @@ async fn the_documented_rights_are_enough_and_no_more_than_that() {
     server.command(&["XREADGROUP", "GROUP", "group", "a", "STREAMS", &key, ">"]);
     let trimmed = pod.broker.trim(&entry(0, 1).part(), 1, OnFull::Backpressure);
     assert_eq!(in_time(trimmed).await.expect("trimmed").unread, 1);
+    server.command(&["XADD", &key, "*", "type", "message"]);
+    let trimmed = pod.broker.trim(&entry(0, 1).part(), 1, OnFull::DropOldest);
+    assert_eq!(in_time(trimmed).await.expect("trimmed").dropped, 1);
     let tenures = pod.broker.tenures();
     let grip = in_time(tenures.seize("feed", 7)).await.expect("seized").expect("nobody has it");
     assert_eq!((grip.epoch, in_time(tenures.renew("feed")).await), (8, Ok(true)));

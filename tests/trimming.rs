@@ -31,7 +31,8 @@ impl Stage {
         let pod = Pod::start(PodId([1; 8]), &server).await;
         let entry = |number: usize| {
             let Part { configured, partition } = part();
-            Entry { configured, partition, fields: vec![("id", number.to_string())] }
+            let fields = vec![("id", number.to_string()), ("type", "message".to_owned())];
+            Entry { configured, partition, fields }
         };
         let entries: Vec<_> = (1..=entries).map(entry).collect();
         in_time(pod.broker.append(&entries)).await.expect("appended");
@@ -43,8 +44,8 @@ impl Stage {
         let count = count.to_string();
         let read = ["XREADGROUP", "GROUP", group, consumer, "COUNT", &count, "STREAMS", KEY, ">"];
         let said = self.server.command(&read);
-        // The key, then id, name and value of each.
-        said.lines().skip(1).step_by(3).map(str::to_owned).collect()
+        // The key, then id, two names and values of each.
+        said.lines().skip(1).step_by(5).map(str::to_owned).collect()
     }
 
     fn acknowledge(&self, group: &str, ids: &[String]) {
@@ -61,7 +62,7 @@ impl Stage {
     #[track_caller]
     fn left(&self, backlog: Backlog) -> Vec<usize> {
         let range = self.server.command(&["XRANGE", KEY, "-", "+"]);
-        let numbers = range.lines().skip(2).step_by(3);
+        let numbers = range.lines().skip(2).step_by(5);
         let left: Vec<usize> = numbers.map(|number| number.parse().expect("a number")).collect();
         assert_eq!(backlog.length, left.len() as u64);
         left
@@ -122,9 +123,10 @@ async fn without_a_group_the_last_minute_stays() {
     let stage = Stage::start(10, &[]).await;
     let hour_ago = (pathcast::clock::unix_ms() - 3_600_000).to_string();
     stage.server.command(&["DEL", KEY]);
-    stage.server.command(&["XADD", KEY, &hour_ago, "id", "1"]);
+    stage.server.command(&["XADD", KEY, &hour_ago, "id", "1", "type", "message"]);
     for number in 2..=8 {
-        stage.server.command(&["XADD", KEY, "*", "id", &number.to_string()]);
+        let entry = ["XADD", KEY, "*", "id", &number.to_string(), "type", "message"];
+        stage.server.command(&entry);
     }
     let backlog = stage.trim(100, Backpressure).await;
     assert_eq!((backlog.unread, stage.left(backlog)), (0, numbers(2, 8)));
@@ -132,4 +134,34 @@ async fn without_a_group_the_last_minute_stays() {
     assert_eq!((backlog.dropped, stage.left(backlog)), (0, numbers(4, 8)));
     stage.server.command(&["DEL", KEY]);
     assert_eq!(stage.trim(5, Backpressure).await, Backlog::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connects_and_disconnects_stay_however_many_and_messages_behind_them_go() {
+    let stage = Stage::start(0, &["one"]).await;
+    let append = async |kind: &str, count: usize, bytes: usize| {
+        let entry = |number: usize| {
+            let Part { configured, partition } = part();
+            let msg = "x".repeat(bytes);
+            let fields = vec![("id", number.to_string()), ("type", kind.to_owned()), ("msg", msg)];
+            Entry { configured, partition, fields }
+        };
+        let entries: Vec<_> = (0..count).map(entry).collect();
+        in_time(stage.pod.broker.append(&entries)).await.expect("appended");
+    };
+    let found = |unread, dropped| Backlog { unread, length: unread, dropped };
+    append("connect", 2_500, 0).await;
+    append("message", 20, 1 << 20).await;
+    append("disconnect", 20, 0).await;
+    append("message", 30, 0).await;
+    append("connect", 1, 0).await;
+    assert_eq!(stage.trim(2_530, DropOldest).await, found(2_530, 41));
+    assert_eq!(stage.trim(10, DropOldest).await, found(2_521, 9));
+    assert_eq!(stage.trim(10, DropOldest).await, found(2_521, 0));
+    append("message", 2, 0).await;
+    assert_eq!(stage.trim(2_522, DropOldest).await, found(2_522, 1));
+    assert_eq!(stage.trim(2_522, DropOldest).await, found(2_522, 0));
+    // And what is behind the place up to which it was walked.
+    append("message", 1, 0).await;
+    assert_eq!(stage.trim(0, DropOldest).await, found(2_521, 2));
 }

@@ -181,6 +181,28 @@ async fn the_handshake_says_what_the_settings_say() {
 }
 
 #[tokio::test]
+async fn without_a_token_that_can_be_sent_nobody_is_asked() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let token = dir.path().join("token");
+    let write = |text: &str| {
+        std::fs::write(&token, text).expect("a temporary file can be written");
+    };
+    let remote = Remote::start(Manner::Open).await;
+    write("\n");
+    let gateway = start(&remote, &format!("token_file = {token:?}\n")).await;
+    is_away(&gateway, "cannot be used: it is empty").await;
+    write(&"x".repeat((8 << 10) + 1));
+    is_away(&gateway, "cannot be used: it is larger than 8192 bytes").await;
+    std::fs::remove_file(&token).expect("it is there");
+    is_away(&gateway, "cannot be used: No such file").await;
+    assert_eq!(remote.opened(), 0);
+    let whole = "x".repeat(8 << 10);
+    write(&whole);
+    let What::Opened(_, headers) = remote.wait_opened(1).await.what else { panic!("no handshake") };
+    assert!(headers.contains(&("authorization".to_owned(), format!("Bearer {whole}"))));
+}
+
+#[tokio::test]
 async fn what_cannot_be_sent_yet_waits_in_order_up_to_its_bound() {
     let port = free_port();
     let url = format!("ws://127.0.0.1:{port}/");
@@ -242,6 +264,35 @@ async fn a_remote_that_closes_at_once_is_not_asked_in_a_tight_loop() {
     let opened = "pathcast_upstream_dials_total{name=\"slow\",result=\"opened\"}";
     let opened = gateway.counted(opened).await;
     assert!((1..=6).contains(&opened), "{opened}");
+}
+
+#[tokio::test]
+async fn a_remote_that_closes_and_does_not_hang_up_is_left_and_what_is_published_waits() {
+    let violation = (1002, "Protocol violation", "protocol");
+    for (code, (told, reason, cause)) in
+        [(1_000, (1_000, "bye", "client")), (1_005, violation), (999, violation)]
+    {
+        let remote = Remote::start(Manner::Refuse(503)).await;
+        let gateway = start(&remote, "heartbeat = \"off\"\n").await;
+        let mut events = listen(&gateway).await;
+        remote.behave(Manner::Linger(code));
+        remote.wait_opened(1).await;
+        remote.behave(Manner::Refuse(503));
+        let end = events.until(|event| event.kind == "disconnect").await.json();
+        assert_eq!((&end["code"], &end["cause"]), (&json!(told), &json!(cause)), "{code}: {end}");
+        assert_eq!(end["reason"], reason, "{code}");
+        assert_eq!(gateway.counted("pathcast_upstream_connected{name=\"feed\"}").await, 0);
+        let queued = (202, "queued".into());
+        assert_eq!(verdict(&send(&gateway, r#"{"payload":"late"}"#).await), queued, "{code}");
+        eventually("the end of the first connection", async || {
+            let seen = remote.seen();
+            seen.iter().any(|seen| seen.what == What::Ended).then_some(())
+        })
+        .await;
+        remote.behave(Manner::Open);
+        assert_eq!(remote.wait_said(1).await, [text("late")], "{code}");
+        assert!(gateway.log().contains("not connected: it closed"), "{}", gateway.log());
+    }
 }
 
 #[tokio::test]
@@ -344,13 +395,24 @@ async fn a_server_with_tls_is_believed_by_its_authority_alone() {
 async fn settings_that_cannot_work_are_told() {
     for (settings, expected) in [
         ("url = \"http://a/\"", "begins with ws:// or wss://"),
-        ("url = \"ws://user@a/\"", "has no user"),
+        ("url = \"ws://user@a/\"", "no user and no password"),
+        ("url = \"ws://a:99999/\"", ":9:7: a port is a number from 1 to 65535"),
+        ("url = \"ws://a:0/\"", ":9:7: a port is"),
+        ("url = \"ws://a:/\"", ":9:7: a port is"),
+        ("url = \"ws://a/#b\"", ":9:7: a fragment is never sent"),
         ("url = \"ws://a/\"\nverify = false", "says nothing without TLS"),
         ("url = \"ws://a/\"\nca = \"x.pem\"", "says nothing without TLS"),
         ("url = \"wss://a/\"\nca = \"missing.pem\"", "cannot be read"),
         ("url = \"ws://a/\"\nto = \"/none\"", "no path that clients can open"),
         ("url = \"ws://a/\"\nheaders = [\"x\"]", "is not a header"),
-        ("url = \"ws://a/\"\nheaders = [\"Host: b\"]", "writes this header itself"),
+        ("url = \"ws://a/\"\nheaders = [\"Host: b\"]", "belongs to the handshake"),
+        ("url = \"ws://a/\"\nheaders = [\"Content-Length: 5\"]", "belongs to the handshake"),
+        ("url = \"ws://a/\"\nheaders = [\"transfer-encoding: chunked\"]", "belongs to the handsh"),
+        ("url = \"ws://a/\"\nheaders = [\"Sec-WebSocket-Key: a\"]", "belongs to the handshake"),
+        (
+            "url = \"ws://a/\"\ntoken_file = \"x\"\nheaders = [\"Authorization: Basic eA==\"]",
+            "`token_file` makes this header",
+        ),
         ("url = \"ws://a/\"\nbackend = { stream = true }", "streams are kept in Redis"),
         ("url = \"ws://a/\"\nreconnect_min = \"1m\"", "longer than reconnect_max"),
         ("url = \"ws://a/\"\n[[upstream]]\nname = \"a\"\nurl = \"ws://b/\"", "another upstream"),

@@ -108,6 +108,49 @@ async fn on_a_wholemsg_path_the_body_is_the_msg_and_so_is_the_answer() {
         client.writer.text("?").await;
         client.expect_text(heard).await;
     }
+    // Whose answer it is needs not be said, and nobody else can be meant.
+    backend.say(|_| status(204));
+    let mut other = gateway.open("/ws/whole/7").await;
+    let others = backend.wait("connect", 2).await.pop().expect("another one");
+    let meant = format!(r#"{{"type":"websocket","id":"{}"}}"#, others.header("ce-sessionid"));
+    for session in ["7", r#""x""#, "null", r#"{"type":"websocket"}"#, meant.as_str()] {
+        let body = format!(r#"{{"_session":{session},"payload":"to the asker"}}"#);
+        backend.say(move |_| answer(200, "application/json", body.clone()));
+        client.writer.text("?").await;
+        client.expect_text(r#"{"payload":"to the asker"}"#).await;
+    }
+    backend.say(|_| answer(200, "text/plain", "yes"));
+    other.writer.text("?").await;
+    other.expect_text(r#"{"payload":"yes"}"#).await;
+}
+
+#[tokio::test]
+async fn an_answer_in_another_encoding_or_charset_is_refused_and_the_log_says_why() {
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "", "").await;
+    backend.say(|asked| match (asked.kind(), asked.text()) {
+        ("message", "gzip") => {
+            let mut answer = answer(200, "text/plain", vec![0x1f, 0x8b, 8]);
+            answer.headers_mut().insert("content-encoding", "gzip".parse().expect("a value"));
+            answer
+        }
+        ("message", "as it is") => {
+            let mut answer = answer(200, "text/plain; charset=\"UTF-8\"", "as it is");
+            answer.headers_mut().insert("content-encoding", "identity".parse().expect("a value"));
+            answer
+        }
+        ("message", charset) => answer(200, &format!("text/plain; charset={charset}"), "abc"),
+        _ => status(204),
+    });
+    let mut client = gateway.open("/ws").await;
+    for ask in ["gzip", "iso-8859-1", "as it is", "us-ascii"] {
+        client.writer.text(ask).await;
+    }
+    client.expect_text("as it is").await;
+    client.expect_text("abc").await;
+    let why = ["has the Content-Encoding \"gzip\"", "has the charset \"iso-8859-1\""];
+    logged(&gateway, &why).await;
+    assert_eq!(backend.of("message").len(), 4, "each was taken");
 }
 
 #[tokio::test]

@@ -66,8 +66,33 @@ async fn a_backend_names_user_and_subprotocol() {
         assert!(gone.header("ce-id").ends_with("-end"));
     }
     logged(&gateway, &["\"v3\"", "user in its answer"]).await;
-    backend.say(|_| answer(200, "text/plain", "OK, welcome"));
-    gateway.open("/ws").await.leave().await;
+    // What is no JSON says nothing, however much it is.
+    for body in [b"OK, welcome".to_vec(), vec![b'x'; 20 << 10], vec![0xff]] {
+        backend.say(move |_| answer(200, "text/plain", body.clone()));
+        gateway.open("/ws").await.leave().await;
+    }
+}
+
+#[tokio::test]
+async fn a_word_that_makes_no_sense_turns_a_client_away_and_is_passed_over_where_errors_accept() {
+    let large = || format!("{{\"user\":\"jana\",\"x\":\"{}\"}}", "x".repeat(20 << 10));
+    for (policy, is_let_in) in [("", false), (", on_connect_error = \"accept\"", true)] {
+        let backend = Backend::start().await;
+        let gateway = start(&backend, "", policy).await;
+        for body in [large(), "[]".to_owned(), "{".to_owned(), r#"{"user":7}"#.to_owned()] {
+            backend.say(move |asked| match asked.kind() {
+                "connect" => answer(200, "application/json", body.clone()),
+                _ => status(204),
+            });
+            let outcome = client::ask(gateway.clients, &Request::upgrade("/ws")).await;
+            let status = outcome.as_ref().map_or_else(|answer| answer.status, |_| 101);
+            assert_eq!(status, if is_let_in { 101 } else { 503 });
+        }
+        logged(&gateway, &["larger than it may be"]).await;
+        // What it chose can be kept to by nobody.
+        backend.say(|_| answer(200, "application/json", r#"{"subprotocol":"v9"}"#));
+        assert_eq!(refused(&gateway, &Request::upgrade("/ws")).await.status, 503);
+    }
 }
 
 #[tokio::test]
@@ -196,4 +221,25 @@ async fn a_target_is_asked_first_whether_it_wants_events() {
     let methods: Vec<_> =
         backend.asked()[before..].iter().map(|one| one.method.to_string()).collect();
     assert_eq!(methods, ["OPTIONS", "POST", "POST", "POST"], "once is enough");
+}
+
+#[test]
+fn a_limit_for_connects_that_handshakes_do_not_last_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = dir.path().join("pathcast.toml");
+    let check = |limit: &str| {
+        let settings = format!(
+            "[webhook]\nconnect_limit = \"{limit}\"\n[[path]]\npath = \"/ws\"\n\
+             backend = {{ webhook = \"http://127.0.0.1:1/\" }}\n"
+        );
+        std::fs::write(&file, settings).expect("a file can be written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pathcast"));
+        let output = command.arg("--config").arg(&file).arg("check").output();
+        let output = output.expect("the built binary starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(check("5s").0);
+    let (is_good, said) = check("10s");
+    assert!(!is_good && said.contains("is not below handshake_timeout"), "{said}");
+    assert!(said.contains("raise handshake_timeout"), "{said}");
 }

@@ -154,6 +154,27 @@ async fn with_drop_an_event_is_given_up_after_its_time_and_with_close_its_sessio
     assert_eq!(gateway.counted(&series("dropped")).await, 1);
 }
 
+#[tokio::test]
+async fn what_is_given_up_while_its_turn_does_not_come_is_told_with_its_last_answer() {
+    let backend = Backend::start().await;
+    let gateway = start(&backend, "", ", on_error = \"drop\", retry_for = \"1s\"").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(gateway.open("/ws").await);
+    }
+    backend.say(|asked| status(if asked.kind() == "message" { 503 } else { 204 }));
+    for client in &mut clients {
+        client.writer.text("?").await;
+    }
+    eventually("four that are given up", async || {
+        (gateway.counted(&series("dropped")).await == 4).then_some(())
+    })
+    .await;
+    logged(&gateway, &["gave up an event: it answered 503"]).await;
+    let log = gateway.log();
+    assert_eq!(log.matches("gave up an event: it answered 503").count(), 4, "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_restarted_in_mid_burst_misses_no_message_and_no_order() {
     const CLIENTS: usize = 50;

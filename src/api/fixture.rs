@@ -30,7 +30,7 @@ use crate::hub::presence::Presence;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::grant::{Glob, Grant};
-use crate::proto::paths::{Configured, Paths, Pattern};
+use crate::proto::paths::{Configured, OnFull, Paths, Pattern};
 use crate::proto::session_id::PodId;
 use crate::proto::upstream::Name;
 use crate::relay;
@@ -310,6 +310,7 @@ fn desk(metrics: &Arc<Metrics>) -> Arc<Desk> {
         queue_bytes_max: 1_000,
         frame_bytes_max: 1_000,
         stream: false,
+        on_full: OnFull::Backpressure,
         webhook: None,
         patience: Duration::from_millis(10),
     };

@@ -26,6 +26,7 @@ use crate::hub::Hub;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::inbound::Inbound;
 use crate::hub::presence::Presence;
+use crate::kubernetes;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::close::Cause;
@@ -176,6 +177,14 @@ impl App {
             .map_err(Error::Tls)?;
         lifecycle.spawn(Arc::new(gateway).serve(listener, lifecycle.clone()));
 
+        if let Some(config) = settings.kubernetes {
+            let hub = hub.clone();
+            lifecycle.spawn(kubernetes::tell_cost(
+                config,
+                move || hub.occupied(),
+                lifecycle.clone(),
+            ));
+        }
         tracing::info!(%pod, %clients, %api, shards = hub.shards(), "serving");
         let drain = settings.drain;
         Ok(App {

@@ -70,6 +70,12 @@ impl Parts {
         self.known.entry(part).or_default().is_used = true;
     }
 
+    /// Nobody here knows how much is in this stream: it counts as full until it was looked at.
+    pub fn suspect(&mut self, part: Part) {
+        let known = self.known.entry(part).or_default();
+        (known.is_used, known.is_full) = (true, true);
+    }
+
     /// One more entry waits. Whether the stream is full by it, and was not before.
     pub fn offered(&mut self, part: &Part) -> bool {
         let backlog_max = self.backlog_max;
@@ -248,6 +254,17 @@ mod tests {
         assert_eq!(parts.free(9), [session(4), session(5)]);
         assert_eq!(parts.held(), 0);
         assert!(!parts.is_pressed());
+    }
+
+    #[test]
+    fn what_may_be_full_is_until_it_was_looked_at() {
+        let mut parts = Parts::new(8);
+        parts.suspect(part(1));
+        assert!(parts.is_full(&part(1)) && parts.is_pressed());
+        parts.looked(&look(&parts, Scope::Pressed), unread(7));
+        assert!(parts.is_full(&part(1)), "too full to take more");
+        parts.looked(&look(&parts, Scope::Pressed), unread(0));
+        assert!(!parts.is_full(&part(1)));
     }
 
     #[test]

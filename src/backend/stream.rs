@@ -33,6 +33,10 @@ const FREE_BYTES: usize = 16 << 20;
 /// than the room there is.
 const READ_BYTES: usize = 32 << 10;
 
+/// What may wait while an upstream is still read: an eighth of what may in all, since one message may
+/// be as large as many of sessions.
+const UPSTREAM_BYTES_MAX: usize = 8 << 20;
+
 /// What may wait at all. Whoever offers without asking `hold` first gets that far: its messages are
 /// dropped, since memory has a bound.
 const REFUSE_BYTES: usize = 256 << 20;
@@ -70,9 +74,14 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
+/// An upstream that is not read while this exists.
+pub struct Unread<'a>(&'a Shared);
+
 struct State {
     lanes: Lanes,
     parts: Parts,
+    /// Upstreams that are not read.
+    upstreams_held: usize,
     /// Entries in the batch.
     taken: usize,
     /// Too much waited, and not little enough has since.
@@ -84,7 +93,13 @@ impl Stream {
     pub fn new(backlog_max: u64, metrics: Arc<Metrics>) -> (Stream, Queue) {
         let (lanes, parts) = (Lanes::default(), Parts::new(backlog_max));
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { lanes, parts, taken: 0, is_crowded: false }),
+            state: Mutex::new(State {
+                lanes,
+                parts,
+                upstreams_held: 0,
+                taken: 0,
+                is_crowded: false,
+            }),
             offered: Notify::new(),
             pressed: Notify::new(),
             dropped: AtomicU64::new(0),
@@ -131,11 +146,41 @@ impl Stream {
         for dropped in &dropped {
             parts.settled(&dropped.part(), Fate::Refused);
         }
-        self.shared.count_held(parts);
+        self.shared.count_held(&state);
         drop(state);
         self.shared.drop_some(dropped.len());
         self.shared.tell(is_newly_full);
         is_held
+    }
+
+    /// Offers a message of an upstream, which is not read while there is no room.
+    pub fn offer_of_upstream(&self, entry: Entry, on_full: OnFull) {
+        if on_full == OnFull::Backpressure {
+            return self.offer(entry);
+        }
+        let mut state = self.shared.state();
+        let State { lanes, parts, .. } = &mut *state;
+        let is_newly_full = parts.offered(&entry.part());
+        let dropped = lanes.push_loose(entry);
+        for dropped in &dropped {
+            parts.settled(&dropped.part(), Fate::Refused);
+        }
+        drop(state);
+        self.shared.drop_some(dropped.len());
+        self.shared.tell(is_newly_full);
+    }
+
+    /// Whether an upstream may be read that fills this stream: whoever asks is not told when that
+    /// changes.
+    pub fn has_room(&self, part: &Part) -> bool {
+        let state = self.shared.state();
+        state.lanes.firm_bytes() <= UPSTREAM_BYTES_MAX && !state.parts.is_full(part)
+    }
+
+    /// Counts an upstream as held.
+    pub fn hold_upstream(&self) -> Unread<'_> {
+        self.shared.hold_upstreams(|held| held + 1);
+        Unread(&self.shared)
     }
 
     /// Whether too much waits: to be asked before a session is read, and then `hold`.
@@ -150,7 +195,7 @@ impl Stream {
         let mut state = self.shared.state();
         let State { parts, is_crowded, .. } = &mut *state;
         let is_held = *is_crowded && parts.hold(part, session);
-        self.shared.count_held(parts);
+        self.shared.count_held(&state);
         is_held
     }
 
@@ -158,7 +203,7 @@ impl Stream {
     pub fn forget(&self, part: &Part, session: &SessionId) {
         let mut state = self.shared.state();
         state.parts.forget(part, session);
-        self.shared.count_held(&state.parts);
+        self.shared.count_held(&state);
     }
 
     /// Sessions that are held no more, for there is room: each was held once. To be asked whenever
@@ -175,7 +220,7 @@ impl Stream {
         }
         let room = HOLD_BYTES.saturating_sub(state.lanes.firm_bytes()) / READ_BYTES;
         let freed = state.parts.free(room.max(1));
-        self.shared.count_held(&state.parts);
+        self.shared.count_held(&state);
         freed
     }
 
@@ -183,11 +228,6 @@ impl Stream {
     pub fn has_waiting(&self) -> bool {
         let state = self.shared.state();
         state.taken > 0 || !state.lanes.is_empty()
-    }
-
-    /// What waits of entries that are never dropped, in bytes.
-    pub fn waiting_bytes(&self) -> usize {
-        self.shared.state().lanes.firm_bytes()
     }
 
     /// How many found no room since this was last asked.
@@ -203,6 +243,12 @@ impl Stream {
     /// A stream that may hold something from before.
     pub fn watch(&self, part: Part) {
         self.shared.state().parts.watch(part);
+    }
+
+    /// A stream of which this pod does not know how full it is: it has no room until it was looked at.
+    pub fn suspect(&self, part: Part) {
+        self.shared.state().parts.suspect(part);
+        self.shared.pressed.notify_one();
     }
 
     /// Waits until a stream is full that was not. Cancel-safe.
@@ -230,7 +276,7 @@ impl Stream {
     pub fn show(&self) {
         let backlogs = self.shared.state().parts.backlogs();
         for (configured, backlog) in backlogs {
-            let gauge = &self.shared.metrics.path(&configured).stream_backlog;
+            let gauge = self.shared.metrics.stream_backlog(&configured);
             gauge.set(i64::try_from(backlog).unwrap_or(i64::MAX));
         }
     }
@@ -257,8 +303,21 @@ impl Shared {
         }
     }
 
-    fn count_held(&self, parts: &Parts) {
-        self.metrics.streamed.held.set(i64::try_from(parts.held()).unwrap_or(i64::MAX));
+    fn count_held(&self, state: &State) {
+        let held = state.parts.held() + state.upstreams_held;
+        self.metrics.streamed.held.set(i64::try_from(held).unwrap_or(i64::MAX));
+    }
+
+    fn hold_upstreams(&self, change: impl FnOnce(usize) -> usize) {
+        let mut state = self.state();
+        state.upstreams_held = change(state.upstreams_held);
+        self.count_held(&state);
+    }
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        self.0.hold_upstreams(|held| held.saturating_sub(1));
     }
 }
 
@@ -429,6 +488,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_upstream_has_room_until_its_stream_is_full_or_drops_the_oldest() {
+        let (stream, mut queue) = stream(4);
+        let part = entry(0, 0).part();
+        stream.suspect(part.clone());
+        assert!(!stream.has_room(&part), "nobody has looked");
+        let looked = |unread| {
+            let [look] = &stream.looks(Scope::Pressed)[..] else { panic!("one is full") };
+            stream.looked(look, Backlog { unread, length: unread, dropped: 0 });
+        };
+        looked(0);
+        let read = (0..9).take_while(|_| stream.has_room(&part)).inspect(|&id| {
+            stream.offer_of_upstream(entry(id, 1), OnFull::Backpressure);
+        });
+        assert_eq!(read.count(), 5);
+        let held = &queue.shared.metrics.streamed.held;
+        let unread = stream.hold_upstream();
+        assert_eq!(held.get(), 1);
+        drop(unread);
+        assert_eq!(held.get(), 0);
+        assert_eq!(ids(&mut queue).await.len(), 5);
+        queue.settle(&[Fate::Taken; 5]);
+        looked(3);
+        assert!(stream.has_room(&part));
+        for id in 0..3 {
+            stream.offer_of_upstream(entry(id, 20 << 20), OnFull::DropOldest);
+        }
+        assert_eq!((stream.take_dropped(), ids(&mut queue).await), (2, vec![2]));
+    }
+
+    #[tokio::test]
     async fn sessions_of_a_full_stream_are_held_until_it_was_read() {
         let (stream, mut queue) = stream(4);
         let offer = |id| stream.offer_message(entry(id, 1), session(1), OnFull::Backpressure);
@@ -445,10 +534,10 @@ mod tests {
         };
         looked(8);
         assert_eq!(stream.freed(), []);
-        let path = queue.shared.metrics.path(&"/ws".into());
-        assert_eq!(path.stream_backlog.get(), 8);
+        let gauge = queue.shared.metrics.stream_backlog("/ws");
+        assert_eq!(gauge.get(), 8);
         looked(3);
         assert_eq!(stream.freed(), [session(1)]);
-        assert_eq!(path.stream_backlog.get(), 3);
+        assert_eq!(gauge.get(), 3);
     }
 }

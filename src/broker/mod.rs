@@ -71,8 +71,9 @@ pub trait Broker: Send + Sync {
     fn append(&self, entries: &[Entry]) -> Pending<Vec<Fate>>;
 
     /// Trims a stream to what some group of its readers has not acknowledged, or to a minute where
-    /// there is no group, and resolves to what is left. With [`OnFull::DropOldest`], and where there
-    /// is no group, no more than `backlog_max` entries are. Any pod may, at any time, and again.
+    /// there is no group, and resolves to what is left. Where there is no group, no more than
+    /// `backlog_max` entries are; with [`OnFull::DropOldest`] no more but connects and disconnects, as far
+    /// as one call gets. What is no stream is left alone, and empty. Any pod may, at any time, and again.
     fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog>;
 
     /// Who holds which upstream.

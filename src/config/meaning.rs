@@ -20,6 +20,7 @@ use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, bounded, keys, upstreams, webhooks, wire};
 use crate::gateway;
 use crate::hub;
+use crate::kubernetes;
 use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
 use crate::relay;
 use crate::trace;
@@ -48,6 +49,7 @@ pub fn settings(
     let api = api(&wire, source)?;
     apart(gateway.listen, api.listen, written)?;
     holds(&wire.limits, written)?;
+    webhooks::answers_in_time(&wire, written)?;
     let parallel = std::thread::available_parallelism().map_or(1, NonZero::get);
     let shards = *wire.hub.shards.get_or_insert(parallel.min(SHARDS_MAX));
     let limits = &wire.limits;
@@ -88,6 +90,7 @@ pub fn settings(
             retry_after: wire.drain.retry_after.0,
             timeout: wire.drain.timeout.0,
         },
+        kubernetes: kubernetes(&wire.kubernetes, source)?,
         source: None,
         wire,
     })
@@ -206,6 +209,36 @@ fn holds(limits: &wire::Limits, written: &dyn Fn(&At) -> bool) -> Result<(), Fau
         }
         _ => Ok(()),
     }
+}
+
+/// Where the cluster's API is, its pods learn from their environment.
+fn kubernetes(
+    written: &wire::Kubernetes,
+    source: &Source,
+) -> Result<Option<kubernetes::Config>, Fault> {
+    if !written.deletion_cost {
+        return Ok(None);
+    }
+    let variable = |name: &str| {
+        let found = source.env.iter().find(|(key, value)| key == name && !value.is_empty());
+        found.map(|(_, value)| value.clone()).ok_or_else(|| {
+            let at = At::keys(["kubernetes", "deletion_cost"]);
+            Fault::value(at, format!("the environment variable {name} is not set")).advise(
+                "only pods have it: POD_NAME and POD_NAMESPACE from fieldRef, the others by Kubernetes",
+            )
+        })
+    };
+    let port = variable("KUBERNETES_SERVICE_PORT")?;
+    Ok(Some(kubernetes::Config {
+        host: variable("KUBERNETES_SERVICE_HOST")?,
+        port: port.parse().map_err(|_| {
+            let at = At::keys(["kubernetes", "deletion_cost"]);
+            Fault::value(at, format!("KUBERNETES_SERVICE_PORT is no port: {port:?}"))
+        })?,
+        namespace: variable("POD_NAMESPACE")?,
+        pod: variable("POD_NAME")?,
+        account: written.account.clone().into(),
+    }))
 }
 
 fn gateway(wire: &wire::Wire) -> Result<gateway::Config, Fault> {
@@ -377,7 +410,9 @@ fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 flush_interval: flush_interval(wire, written, &at)?,
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
                 stream: stream(wire, written, &at)?,
-                on_full: on_full(written, &at)?,
+                on_full: written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
+                    on_full(backend.stream, backend.on_full, &at.key("backend"))
+                })?,
                 webhook: webhooks::webhook(written, &at.key("backend"))?,
             })
             .map_err(invalid)?;
@@ -422,15 +457,15 @@ fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> 
 }
 
 /// What becomes of messages that a stream has no room for.
-fn on_full(path: &wire::Path, at: &At) -> Result<OnFull, Fault> {
-    match &path.backend {
-        Some(wire::Backend { on_full: wire::OnFull::DropOldest, stream, .. }) if !stream => {
-            let what = "`on_full` speaks of a stream, and this path has none";
-            let at = at.key("backend").key("on_full");
-            Err(Fault::value(at, what).advise("add `stream = true`, or leave it out"))
+pub fn on_full(stream: bool, written: wire::OnFull, at: &At) -> Result<OnFull, Fault> {
+    match written {
+        wire::OnFull::DropOldest if !stream => {
+            let what = "`on_full` speaks of a stream, and there is none";
+            let advice = "add `stream = true`, or leave it out";
+            Err(Fault::value(at.key("on_full"), what).advise(advice))
         }
-        Some(wire::Backend { on_full: wire::OnFull::DropOldest, .. }) => Ok(OnFull::DropOldest),
-        _ => Ok(OnFull::Backpressure),
+        wire::OnFull::DropOldest => Ok(OnFull::DropOldest),
+        wire::OnFull::Backpressure => Ok(OnFull::Backpressure),
     }
 }
 

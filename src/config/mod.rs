@@ -31,6 +31,7 @@ use crate::config::wire::Wire;
 use crate::gateway;
 use crate::gateway::tls;
 use crate::hub;
+use crate::kubernetes;
 use crate::proto::paths::Paths;
 use crate::relay;
 use crate::trace;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub upstreams: Vec<upstream::Config>,
     pub log: trace::Config,
     pub drain: Drain,
+    /// `None`: Kubernetes is told nothing.
+    pub kubernetes: Option<kubernetes::Config>,
     /// The file they came from.
     pub source: Option<PathBuf>,
     /// As they would be written; the secrets are still in here.

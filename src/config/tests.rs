@@ -156,6 +156,9 @@ fn every_setting_gets_to_its_part() {
         [log]
         format = "json"
         level = "warn,pathcast::hub=debug"
+        [kubernetes]
+        deletion_cost = true
+        account = "/account"
         [drain]
         settle = "18s"
         window = "19s"
@@ -178,8 +181,22 @@ fn every_setting_gets_to_its_part() {
         concrete_paths_max = 17
         backend = { stream = true, on_full = "drop_oldest" }
         "#,
-        &[("SOME_KEY", " 0123456789abcdef\n")],
+        &[
+            ("SOME_KEY", " 0123456789abcdef\n"),
+            ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+            ("KUBERNETES_SERVICE_PORT", "443"),
+            ("POD_NAMESPACE", "chat"),
+            ("POD_NAME", "pathcast-0"),
+        ],
     );
+    let kubernetes = kubernetes::Config {
+        host: "10.0.0.1".into(),
+        port: 443,
+        namespace: "chat".into(),
+        pod: "pathcast-0".into(),
+        account: "/account".into(),
+    };
+    assert_eq!(settings.kubernetes, Some(kubernetes));
     let second = |seconds| Duration::from_secs(seconds);
     let origins = vec!["https://app.example".into(), "http://[::1]:3000".into()];
     let gateway = gateway::Config {
@@ -292,6 +309,21 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     bad_path("heart_beat = 1", &["f.toml:3:1: unknown key `heart_beat`", excerpt]);
     // The first of two in the file, not in the alphabet.
     bad_section("[log]\nx = 1\n[api]\ny = 1", &["f.toml:2:1: "]);
+}
+
+#[test]
+fn clients_are_told_that_a_backend_is_slow_before_they_are_cut_off() {
+    let hooked = |text: &str, fragments: &[&str]| {
+        bad(&format!("{text}\n{WS}backend = {{ webhook = \"http://h/\" }}\n"), fragments);
+    };
+    let limit = ["f.toml:2:17: connect_limit of [webhook] (20s) is not below", "raise handshake"];
+    hooked("[webhook]\nconnect_limit = \"20s\"", &limit);
+    let timeout = ["f.toml:2:21: connect_limit of [webhook] (5s) is not below", "(5s)"];
+    hooked("[clients]\nhandshake_timeout = \"5s\"", &timeout);
+    // Where nobody waits for a backend it says nothing.
+    good(&format!("[clients]\nhandshake_timeout = \"5s\"\n{WS}"), &[]);
+    let patient = "[clients]\nhandshake_timeout = \"21s\"\n[webhook]\nconnect_limit = \"20s\"";
+    good(&format!("{patient}\n{WS}backend = {{ webhook = \"http://h/\" }}\n"), &[]);
 }
 
 #[test]

@@ -4,25 +4,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::config::fault::{At, Fault};
-use crate::config::meaning::{pem, subprotocols};
+use crate::config::meaning::{on_full, pem, subprotocols};
 use crate::config::webhooks::upstream_webhook;
 use crate::config::wire;
 use crate::proto::backoff::Backoff;
 use crate::proto::path::Path;
-use crate::proto::paths::Paths;
+use crate::proto::paths::{OnFull, Paths};
 use crate::proto::upstream::Name;
+use crate::proto::url::{self, Invalid, Purpose};
 use crate::relay::desk;
 use crate::upstream::connection::Terms;
 use crate::upstream::dial::Remote;
 use crate::upstream::tls::{self, Trust};
 use crate::upstream::{self, Config, Written};
 
-/// What a URL is refused with.
-const URL_ADVICE: &str = "as in \"wss://feed.example/stream?key=value\"";
+/// What is about the connection and about a body, besides what pathcast writes itself: it asks for an
+/// upgrade, and has no body.
+const OF_THE_HANDSHAKE: [HeaderName; 10] = [
+    HOST,
+    CONNECTION,
+    UPGRADE,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    TE,
+    TRAILER,
+    EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 /// Where a server is, of a URL.
 struct Place {
@@ -62,6 +76,9 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
             return Err(Fault::value(at.key("backend").key("stream"), what).advise(advice));
         }
         let at_backend = at.key("backend");
+        let on_full = written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
+            on_full(backend.stream, backend.on_full, &at_backend)
+        })?;
         let webhook = written.backend.as_ref();
         let webhook = webhook.map(|backend| upstream_webhook(backend, &at_backend)).transpose()?;
         configs.push(Config {
@@ -71,6 +88,7 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
                 queue_bytes_max: written.queue_bytes_max.0,
                 frame_bytes_max: wire.limits.frame_bytes_max.0,
                 stream,
+                on_full,
                 webhook: webhook.flatten().map(Arc::new),
                 patience: patience(wire.broker.unicast_timeout.0),
             },
@@ -120,7 +138,9 @@ fn remote(wire: &wire::Wire, written: &wire::Upstream, at: &At) -> Result<Remote
         tls::client(trust).map_err(|what| Fault::value(at.key(key), what))
     });
     let headers = written.headers.iter().enumerate();
-    let headers = headers.map(|(index, line)| header(line, &at.key("headers").index(index)));
+    let has_token = written.token_file.is_some();
+    let headers =
+        headers.map(|(index, line)| header(line, has_token, &at.key("headers").index(index)));
     Ok(Remote {
         host: place.host,
         port: place.port,
@@ -135,23 +155,13 @@ fn remote(wire: &wire::Wire, written: &wire::Upstream, at: &At) -> Result<Remote
 }
 
 /// It may hold a key, so it is not shown.
-fn place(url: &str, at: &At) -> Result<Place, Fault> {
-    let fault = |what: &str| Fault::value(at.clone(), what).advise(URL_ADVICE);
-    let uri: http::Uri = url.parse().map_err(|_| fault("this is not a URL"))?;
-    let is_secured = match uri.scheme_str() {
-        Some("ws") => false,
-        Some("wss") => true,
-        _ => return Err(fault("the URL of a WebSocket server begins with ws:// or wss://")),
-    };
-    let authority = uri.authority().ok_or_else(|| fault("the URL has no host"))?;
-    if authority.as_str().contains('@') {
-        let fault = Fault::value(at.clone(), "a URL of a WebSocket server has no user");
-        return Err(fault.advise("send a token with `token_file`, or a header with `headers`"));
-    }
+fn place(text: &str, at: &At) -> Result<Place, Fault> {
+    let fault =
+        |invalid: Invalid| Fault::value(at.clone(), invalid.to_string()).advise(invalid.advice());
+    let uri = url::parse(text, Purpose::Upstream).map_err(fault)?;
+    let authority = uri.authority().ok_or_else(|| fault(Invalid::Malformed(Purpose::Upstream)))?;
+    let is_secured = uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("wss"));
     let host = authority.host().trim_matches(['[', ']']).to_owned();
-    if host.is_empty() {
-        return Err(fault("the URL has no host"));
-    }
     let port = authority.port_u16().unwrap_or(if is_secured { 443 } else { 80 });
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
@@ -159,7 +169,7 @@ fn place(url: &str, at: &At) -> Result<Place, Fault> {
 }
 
 /// `Name: value`. The value may be a secret, so it is not shown.
-fn header(line: &str, at: &At) -> Result<(HeaderName, HeaderValue), Fault> {
+fn header(line: &str, has_token: bool, at: &At) -> Result<(HeaderName, HeaderValue), Fault> {
     let fault = |what: &str| {
         Fault::value(at.clone(), what).advise("a name and a value, as in \"X-Api-Key: 123\"")
     };
@@ -169,12 +179,19 @@ fn header(line: &str, at: &At) -> Result<(HeaderName, HeaderValue), Fault> {
     let mut value: HeaderValue =
         value.trim().parse().map_err(|_| fault("this is not the value of a header"))?;
     value.set_sensitive(true);
-    let is_own = [HOST, CONNECTION, UPGRADE, SEC_WEBSOCKET_PROTOCOL].contains(&name)
+    let is_own = OF_THE_HANDSHAKE.contains(&name)
         || name.as_str().starts_with("sec-websocket-")
         || name.as_str().starts_with("pathcast-");
     if is_own {
-        let fault = Fault::value(at.clone(), "pathcast writes this header itself");
+        let fault = Fault::value(
+            at.clone(),
+            "this header belongs to the handshake, which pathcast writes itself",
+        );
         return Err(fault.advise("leave it out; `url` and `subprotocols` say what is in it"));
+    }
+    if name == AUTHORIZATION && has_token {
+        let fault = Fault::value(at.clone(), "`token_file` makes this header, too");
+        return Err(fault.advise("leave one of the two out"));
     }
     if name == AUTHORIZATION && value.as_bytes().is_empty() {
         return Err(fault("this header is empty"));

@@ -51,6 +51,26 @@ pub fn config(
     })
 }
 
+/// A client whose backend does not answer has to be told so before its handshake has taken too long.
+/// Only where clients wait for a backend; `written` as for all settings.
+pub fn answers_in_time(wire: &wire::Wire, written: &dyn Fn(&At) -> bool) -> Result<(), Fault> {
+    let (inner, outer) = (wire.webhook.connect_limit, wire.clients.handshake_timeout);
+    let has_webhook =
+        |path: &wire::Path| path.backend.as_ref().is_some_and(|one| one.webhook.is_some());
+    if inner.0 < outer.0 || !wire.path.iter().any(has_webhook) {
+        return Ok(());
+    }
+    let [limit, timeout] =
+        [["webhook", "connect_limit"], ["clients", "handshake_timeout"]].map(At::keys);
+    let what = format!(
+        "connect_limit of [webhook] ({inner}) is not below handshake_timeout of [clients] ({outer})"
+    );
+    Err(Fault::value(if written(&limit) { limit } else { timeout }, what).advise(
+        "a client whose backend is slow would be cut off without an answer: lower connect_limit, or \
+         raise handshake_timeout",
+    ))
+}
+
 /// Where the events of a path are posted to.
 pub fn webhook(path: &wire::Path, at: &At) -> Result<Option<Webhook>, Fault> {
     let Some(backend) = &path.backend else { return Ok(None) };

@@ -27,6 +27,7 @@ pub struct Wire {
     pub hub: Hub,
     pub log: Log,
     pub drain: Drain,
+    pub kubernetes: Kubernetes,
     /// The paths that clients may open. At least one.
     pub path: Vec<Path>,
     /// Remote WebSocket servers to connect to.
@@ -277,6 +278,17 @@ pub struct Drain {
     pub timeout: Period,
 }
 
+/// What a pod on Kubernetes tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// Whether the pod writes its number of sessions as its deletion cost, so that those with the fewest are
+    /// removed first. Needs POD_NAME and POD_NAMESPACE, and an account that may patch pods.
+    pub deletion_cost: bool,
+    /// The folder with the token and the authority of the pod's account.
+    pub account: String,
+}
+
 /// One path that clients may open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -441,6 +453,10 @@ pub struct UpstreamBackend {
     /// Whether every event is appended to a stream in Redis.
     #[serde(default)]
     pub stream: bool,
+    /// What becomes of messages when too many of the stream are unread: the server is not read until
+    /// there is room, or the oldest are dropped.
+    #[serde(default)]
+    pub on_full: OnFull,
     /// The URL that every event is posted to, http or https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
@@ -555,6 +571,13 @@ impl Default for Limits {
 impl Default for Log {
     fn default() -> Log {
         Log { format: Format::Human, level: "info".into() }
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Kubernetes {
+        let account = "/var/run/secrets/kubernetes.io/serviceaccount".into();
+        Kubernetes { deletion_cost: false, account }
     }
 }
 

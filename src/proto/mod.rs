@@ -33,5 +33,6 @@ pub mod telling;
 pub mod tenure;
 pub mod traceparent;
 pub mod upstream;
+pub mod url;
 pub mod webhook;
 pub mod wire;

@@ -88,6 +88,13 @@ impl Msg {
     /// # Errors
     /// `NotJson` and `NotAnObject` are about the text (400), the others about its meaning (422).
     pub fn parse(json: &[u8]) -> Result<Msg, Invalid> {
+        Msg::read(json, address)
+    }
+
+    fn read(
+        json: &[u8],
+        address: impl FnOnce(&str) -> Result<Address, Invalid>,
+    ) -> Result<Msg, Invalid> {
         let compact = json::compact(json)?;
         if !compact.is_object() {
             return Err(Invalid::NotAnObject);
@@ -112,6 +119,15 @@ impl Msg {
 }
 
 impl Content {
+    /// Takes a msg that is for somebody who is known without it, as `Msg::parse` does otherwise: whatever
+    /// its `_session` is, it is removed.
+    ///
+    /// # Errors
+    /// As of `Msg::parse`, without `Session`.
+    pub fn parse(json: &[u8]) -> Result<Content, Invalid> {
+        Msg::read(json, |_| Ok(Address::All)).map(|msg| msg.content)
+    }
+
     /// A text payload and nothing else.
     pub fn text(text: String) -> Content {
         Content(Form::Text(text.into()))

@@ -4,6 +4,10 @@
 //! when Redis had it, which is later; the holder stops two seconds before the end, and a taker waits
 //! two more after it. So clocks that run a little apart, and whatever is still on its way, have four
 //! seconds between the last write of one and the first of the next.
+//!
+//! All of it rests on what Redis remembers. Whoever has seen an epoch there notices that it was emptied, and
+//! waits for the whole term; whoever looks for the first time afterwards cannot know, and does not
+//! wait, since every first start would.
 
 use std::time::Duration;
 

@@ -18,6 +18,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::proto::ask::Answer;
 use crate::proto::frame::Kind;
 use crate::proto::msg::Content;
+use crate::proto::paths::OnFull;
 use crate::proto::upstream::{Dispatch, Name, State};
 use crate::proto::webhook::Webhook;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// Whether its events are appended to a stream.
     pub stream: bool,
+    /// What becomes of its messages when that can take no more.
+    pub on_full: OnFull,
     /// Where its events are posted.
     pub webhook: Option<Arc<Webhook>>,
     /// How long whoever brings something waits for its being written before he is told that it
@@ -271,6 +274,7 @@ mod tests {
             queue_bytes_max: 1_000,
             frame_bytes_max: 2_000,
             stream: false,
+            on_full: OnFull::Backpressure,
             webhook: None,
             patience: Duration::from_millis(10),
         };

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::parts::{Look, Scope};
 use crate::backend::stream::{Queue, Stream};
 use crate::broker::Failure;
+use crate::complaints::Recurring;
 use crate::proto::paths::OnFull;
 use crate::proto::stream::{Fate, Part};
 use crate::relay::Relay;
@@ -55,6 +56,7 @@ impl Relay {
     }
 
     async fn append_all(&self, stream: &Stream, queue: &mut Queue) {
+        let complaints = Recurring::default();
         loop {
             let batch = queue.batch().await;
             let fates = match self.broker.append(batch).await {
@@ -69,11 +71,14 @@ impl Relay {
             };
             let refused = batch.iter().zip(&fates).filter(|&(_, &fate)| fate == Fate::Refused);
             if let Some((first, _)) = refused.clone().next() {
-                let (count, of) = (refused.count(), &first.configured);
-                tracing::error!(
-                    "Redis will not take {count} events, the first one of {of}: its key is no \
-                     stream, or this pod's user has no right to it"
-                );
+                let (count, of, part) = (refused.count(), &first.configured, first.partition);
+                if complaints.is_due(&format!("{of} {part}")) {
+                    tracing::error!(
+                        "Redis will not take {count} events, the first one of {of}, part {part}: its \
+                         key is no stream, or this pod's user has no right to it; more is counted, \
+                         and told again in a minute"
+                    );
+                }
             }
             let settled = batch.iter().zip(&fates).filter(|&(_, &fate)| fate != Fate::Left);
             for id in settled.filter_map(|(entry, _)| entry.ended()) {
@@ -116,8 +121,10 @@ impl Relay {
 
     async fn look(&self, stream: &Stream, look: &Look) {
         let paths = self.paths();
-        let configured = paths.named(&look.part.configured);
-        let on_full = configured.map_or(OnFull::Backpressure, |configured| configured.on_full);
+        let name = &look.part.configured;
+        let of_path = paths.named(name).map(|configured| configured.on_full);
+        let of_upstream = || self.upstreams.named(name).map(|desk| desk.config.on_full);
+        let on_full = of_path.or_else(of_upstream).unwrap_or(OnFull::Backpressure);
         // What cannot be told now stays as it was; why is logged where it failed.
         if let Ok(found) = self.broker.trim(&look.part, stream.backlog_max(), on_full).await {
             stream.looked(look, found);

@@ -22,8 +22,9 @@ use crate::proto::frame::Kind;
 use crate::proto::msg::Content;
 use crate::proto::partition;
 use crate::proto::path::Path;
+use crate::proto::paths::OnFull;
 use crate::proto::session_id::PodId;
-use crate::proto::stream::Entry;
+use crate::proto::stream::{Entry, Part};
 use crate::proto::traceparent::Traceparent;
 use crate::proto::upstream::{Dispatch, State};
 use crate::relay::desk::Desk;
@@ -32,10 +33,7 @@ use crate::relay::{Refusal, Relay};
 /// How soon a pod that did not hold it is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Events that wait for their streams while an upstream is still read: an eighth of what may.
-const STREAM_BYTES_MAX: usize = 8 << 20;
-
-/// How often it is looked meanwhile.
+/// How often it is looked whether more of an upstream can be taken.
 const ROOM_POLL: Duration = Duration::from_millis(5);
 
 /// All upstreams that are configured, as of now.
@@ -133,11 +131,12 @@ impl Upstreams {
         let path = Path::of_upstream(name);
         let is_heard = self.events.is_heard(&path, name.text());
         if desk.config.stream {
-            self.stream.offer(Entry {
-                configured: name.text().clone(),
-                partition: partition::of_text(name.text(), self.stream_partitions),
-                fields: event::fields(feed, event),
-            });
+            let Part { configured, partition } = self.part(desk);
+            let entry = Entry { configured, partition, fields: event::fields(feed, event) };
+            match event {
+                Event::Message { .. } => self.stream.offer_of_upstream(entry, desk.config.on_full),
+                _ => self.stream.offer(entry),
+            }
         }
         if is_heard {
             self.events.offer(Offered {
@@ -148,6 +147,20 @@ impl Upstreams {
                 configured: name.text().clone(),
                 origin: Origin::Own,
             });
+        }
+    }
+
+    /// Where its events go.
+    fn part(&self, desk: &Desk) -> Part {
+        let configured = desk.config.name.text().clone();
+        let partition = partition::of_text(&configured, self.stream_partitions);
+        Part { configured, partition }
+    }
+
+    /// This pod holds it from now on, and does not know what the one before has left in its stream.
+    pub fn taken(&self, desk: &Desk) {
+        if desk.config.stream {
+            self.stream.suspect(self.part(desk));
         }
     }
 
@@ -261,12 +274,25 @@ impl Relay {
     /// Waits until more of an upstream can be taken: as long as it takes, since nothing is lost by
     /// not reading it.
     pub async fn room_for_upstream(&self, desk: &Desk) {
+        let Upstreams { stream, .. } = &*self.upstreams;
+        let is_kept = desk.config.stream && desk.config.on_full == OnFull::Backpressure;
+        let part = is_kept.then(|| self.upstreams.part(desk));
         let lane = self.upstreams.source(desk).map(|source| source.key());
-        while self.broker.outage() != Outage::None
-            || self.hub.is_crowded()
-            || self.upstreams.stream.waiting_bytes() > STREAM_BYTES_MAX
-            || lane.as_ref().is_some_and(|lane| self.webhooks.lanes.is_held(lane))
-        {
+        let mut unread = None;
+        loop {
+            let has_room = part.as_ref().is_none_or(|part| stream.has_room(part));
+            if has_room {
+                unread = None;
+            } else if unread.is_none() {
+                unread = Some(stream.hold_upstream());
+            }
+            let has_room = has_room
+                && self.broker.outage() == Outage::None
+                && !self.hub.is_crowded()
+                && !lane.as_ref().is_some_and(|lane| self.webhooks.lanes.is_held(lane));
+            if has_room {
+                return;
+            }
             tokio::time::sleep(ROOM_POLL).await;
         }
     }

@@ -104,7 +104,7 @@ impl Relay {
     /// A client that was let in without its backend's word, and is not wanted.
     fn heed_late_veto(&self, session: SessionId, answer: &Answered) {
         if (400..500).contains(&answer.status) {
-            let line = admission::line(answer.body.as_deref().unwrap_or_default());
+            let line = admission::line(&answer.said());
             self.hub.end(session, Close::new(1008, line), Cause::Server);
         }
     }
@@ -114,7 +114,7 @@ impl Relay {
         if answer.status != 200 {
             return;
         }
-        let content_type = answer.content_type().map(str::to_owned);
+        let label = answer.label();
         let complain = |why: String| {
             if !self.webhooks.complaints.are_due() {
                 return;
@@ -129,10 +129,10 @@ impl Relay {
                 }
             }
         };
-        let Some(body) = answer.body else {
+        let Some(body) = answer.body.clone() else {
             return complain(format!("it is larger than {} bytes", self.config.frame_bytes_max));
         };
-        let content = match reply::content(job.teller.wholemsg(), content_type.as_deref(), body) {
+        let content = match reply::content(job.teller.wholemsg(), &label, body) {
             Ok(Some(content)) => content,
             Ok(None) => return,
             Err(invalid) => return complain(invalid.to_string()),

@@ -42,6 +42,14 @@ const BROADCAST_BYTES_MAX: usize = 1 << 20;
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// How long the remote server, which hangs up first (RFC 6455, section 7.1.1), may take for that once
+/// it has closed.
+const HANG_UP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the library makes of a close frame with a code that may not be sent (RFC 6455, section 7.4.1),
+/// and answers.
+const VIOLATION: (u16, &str) = (1002, "Protocol violation");
+
 /// How long the other half may take to say why it ended, when a write failed.
 const REASON_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -72,59 +80,108 @@ pub struct End {
     pub cause: Cause,
     /// For people.
     pub why: String,
+    who: Who,
+}
+
+/// Who closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Pod,
+    Remote,
+    /// It is broken, or lost.
+    Nobody,
 }
 
 type Socket = WebSocketStream<Box<dyn Stream>>;
 
+/// Both ways of a connection.
+pub struct Halves {
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+}
+
+impl Halves {
+    pub fn of(socket: Socket) -> Halves {
+        let (sink, stream) = socket.split();
+        Halves { sink, stream }
+    }
+}
+
 impl End {
     fn new(close: Close, cause: Cause, why: impl Into<String>) -> End {
-        End { close, cause, why: why.into() }
+        End { close, cause, why: why.into(), who: Who::Pod }
+    }
+
+    fn silent(cause: Cause, why: impl Into<String>) -> End {
+        let close = Close::new(Close::NO_FRAME, "");
+        End { close, cause, why: why.into(), who: Who::Nobody }
     }
 
     fn broken(why: impl ToString) -> End {
-        End::new(Close::new(Close::NO_FRAME, ""), Cause::Network, why.to_string())
+        End::silent(Cause::Network, why.to_string())
     }
 
     fn lost() -> End {
-        let close = Close::new(Close::NO_FRAME, "");
-        End::new(close, Cause::Server, "this pod does not hold the upstream any more")
+        End::silent(Cause::Server, "this pod does not hold the upstream any more")
     }
 
-    /// Whether it is this end that closes.
-    fn is_ours(&self) -> bool {
-        self.cause != Cause::Client && self.close.code != Close::NO_FRAME
+    /// The remote server's close frame.
+    fn closed(frame: Option<CloseFrame>) -> End {
+        let close = match frame {
+            Some(frame) => Close::new(frame.code.into(), &*frame.reason),
+            None => Close::new(Close::NO_CODE, ""),
+        };
+        let Close { code, reason } = &close;
+        let (cause, why) = match (*code, &**reason) {
+            VIOLATION => (Cause::Protocol, "it closed, against the protocol".to_owned()),
+            (code, "") => (Cause::Client, format!("it closed with {code}")),
+            (code, reason) => (Cause::Client, format!("it closed with {code}: {reason}")),
+        };
+        End { close, cause, why, who: Who::Remote }
     }
 }
 
 impl Service<'_> {
-    /// Until the connection ends, is lost, or the pod leaves.
-    pub async fn serve(&self, socket: Socket) -> End {
-        let (mut sink, mut stream) = socket.split();
+    /// Until the connection ends, is lost, or the pod leaves. From then on nothing is taken from the
+    /// desk.
+    pub async fn serve(&self, Halves { sink, stream }: &mut Halves) -> End {
         let is_reading = AtomicBool::new(true);
-        let end = tokio::select! {
+        tokio::select! {
             biased;
-            () = self.lease.lost().cancelled() => return End::lost(),
-            end = self.read(&mut stream, &is_reading) => end,
-            end = self.write(&mut sink, &is_reading) => end,
-        };
-        if end.is_ours() {
-            let farewell = async {
+            () = self.lease.lost().cancelled() => End::lost(),
+            end = self.read(stream, &is_reading) => end,
+            end = self.write(sink, &is_reading) => end,
+        }
+    }
+
+    /// Closes what has ended so: says why, or answers what the remote server said, and gives it the
+    /// time to hang up.
+    pub async fn part(&self, Halves { mut sink, mut stream }: Halves, end: &End) {
+        let farewell = async {
+            if end.who == Who::Pod {
                 let frame = CloseFrame {
                     code: end.close.code.into(),
                     reason: Utf8Bytes::from(end.close.reason.clone()),
                 };
                 sink.send(Message::Close(Some(frame))).await?;
-                while stream.next().await.is_some() {}
-                Ok::<(), Error>(())
-            };
-            // What does not work in time is over all the same.
-            let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+            }
+            while stream.next().await.is_some() {}
+            Ok::<(), Error>(())
+        };
+        // What does not work in time is over all the same.
+        match end.who {
+            Who::Pod => drop(timeout(FAREWELL_TIMEOUT, farewell).await),
+            Who::Remote => tokio::select! {
+                biased;
+                () = self.lease.lost().cancelled() => {}
+                _ = timeout(HANG_UP_TIMEOUT, farewell) => {}
+                () = self.leaving.cancelled() => {}
+            },
+            Who::Nobody => {}
         }
-        end
     }
 
     async fn read(&self, stream: &mut SplitStream<Socket>, is_reading: &AtomicBool) -> End {
-        let mut close = None;
         let mut broadcasts = FuturesUnordered::new();
         let mut bytes = 0;
         loop {
@@ -150,14 +207,10 @@ impl Service<'_> {
             let (kind, data) = match message {
                 Some(Ok(Message::Text(text))) => (Kind::Text, Bytes::from(text)),
                 Some(Ok(Message::Binary(data))) => (Kind::Binary, data),
-                Some(Ok(Message::Close(frame))) => {
-                    let frame = frame.map(|frame| Close::new(frame.code.into(), &*frame.reason));
-                    close = Some(frame.unwrap_or(Close::new(Close::NO_CODE, "")));
-                    continue;
-                }
+                Some(Ok(Message::Close(frame))) => return End::closed(frame),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Err(error)) => return close.map_or_else(|| broken(&error), closed),
-                None => return close.map_or_else(|| End::broken("it hung up"), closed),
+                Some(Err(error)) => return broken(&error),
+                None => return End::broken("it hung up"),
             };
             self.desk.metrics.received.inc();
             if let Some(pending) = self.take(kind, &data) {
@@ -230,10 +283,15 @@ impl Service<'_> {
                     if heard_ms != self.ear.heard_ms() {
                         continue;
                     }
-                    if !rule().is_read {
-                        pulse.heard(now_ms());
-                    }
-                    match pulse.check(now_ms(), rule()) {
+                    let sign = match rule().is_read {
+                        true => pulse.check(now_ms(), rule()),
+                        // Its silence means nothing, and this end's might.
+                        false => {
+                            pulse.heard(now_ms());
+                            Sign::Ping
+                        }
+                    };
+                    match sign {
                         Sign::Quiet | Sign::Idle => {}
                         Sign::Ping => {
                             let ping = sink.send(Message::Ping(Bytes::new()));
@@ -313,15 +371,6 @@ async fn failed(error: &Error) -> End {
 fn slow() -> End {
     let why = "the remote server took nothing for too long";
     End::new(Close::new(1011, why), Cause::Slow, why)
-}
-
-fn closed(close: Close) -> End {
-    let Close { code, reason } = &close;
-    let why = match reason.is_empty() {
-        true => format!("it closed with {code}"),
-        false => format!("it closed with {code}: {reason}"),
-    };
-    End::new(close, Cause::Client, why)
 }
 
 fn broken(error: &Error) -> End {

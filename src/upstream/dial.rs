@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub enum Fault {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    #[error("the token cannot be read from {0}: {1}")]
+    #[error("the token of {0} cannot be used: {1}")]
     Token(PathBuf, io::Error),
     #[error("{0} is no name that a certificate could have")]
     Name(String),
@@ -168,9 +168,18 @@ impl Remote {
 
 async fn token(file: &Path) -> io::Result<HeaderValue> {
     let mut token = Vec::new();
-    tokio::fs::File::open(file).await?.take(TOKEN_BYTES_MAX).read_to_end(&mut token).await?;
+    let opened = tokio::fs::File::open(file).await?;
+    opened.take(TOKEN_BYTES_MAX + 1).read_to_end(&mut token).await?;
+    if u64::try_from(token.len()).is_ok_and(|bytes| bytes > TOKEN_BYTES_MAX) {
+        return Err(io::Error::other(format!("it is larger than {TOKEN_BYTES_MAX} bytes")));
+    }
+    let token = token.trim_ascii();
+    if token.is_empty() {
+        // As a file is between being emptied and being written.
+        return Err(io::Error::other("it is empty"));
+    }
     let mut bearer = b"Bearer ".to_vec();
-    bearer.extend_from_slice(token.trim_ascii());
+    bearer.extend_from_slice(token);
     let mut value = HeaderValue::from_bytes(&bearer)
         .map_err(|_| io::Error::other("it cannot be sent in a request's head"))?;
     value.set_sensitive(true);

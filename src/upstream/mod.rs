@@ -35,7 +35,7 @@ use crate::proto::millis::millis;
 use crate::proto::tenure::{LOOK_EVERY, RENEW_AGAIN, RENEW_EVERY, Taker};
 use crate::relay::Relay;
 use crate::relay::desk::{self, Desk};
-use crate::upstream::connection::{Service, Terms};
+use crate::upstream::connection::{Halves, Service, Terms};
 use crate::upstream::dial::{Dialled, Remote};
 use crate::upstream::guarded::Ear;
 use crate::upstream::lease::Lease;
@@ -186,6 +186,7 @@ impl Upstream {
             tracing::info!(upstream = %name, epoch = grip.epoch, "this pod holds the upstream");
             let (relay, desk) = (self.relay.clone(), self.desk.clone());
             desk.open(grip.epoch);
+            relay.upstreams().taken(&desk);
             // Not waited for: what is published before it is heard has no holder yet.
             drop(relay.tenures().hear(&name));
             tokio::select! {
@@ -251,14 +252,15 @@ impl Upstream {
                 dialled = self.remote.dial(grip.epoch, lease, &ear) => dialled,
             };
             let begun = Instant::now();
-            let why = match dialled {
+            let (why, is_news) = match dialled {
                 Ok(dialled) => self.serve(dialled, lease, &ear).await,
                 Err(fault) => {
                     self.desk.metrics.dials_failed.inc();
-                    fault.to_string()
+                    let why = fault.to_string();
+                    let is_news = self.desk.disconnected(&why);
+                    (why, is_news)
                 }
             };
-            let is_news = self.desk.disconnected(&why);
             if gone.as_mut().now_or_never().is_some() {
                 return;
             }
@@ -279,8 +281,8 @@ impl Upstream {
         }
     }
 
-    /// Why the connection ended.
-    async fn serve(&self, dialled: Dialled, lease: &Lease, ear: &Ear) -> String {
+    /// Why the connection ended, and whether that is news.
+    async fn serve(&self, dialled: Dialled, lease: &Lease, ear: &Ear) -> (String, bool) {
         let Dialled { socket, addr, subprotocol } = dialled;
         let desk = &*self.desk;
         desk.metrics.dials_opened.inc();
@@ -299,10 +301,14 @@ impl Upstream {
             ear,
             leaving: &self.leaving,
         };
-        let end = service.serve(socket).await;
-        self.relay
-            .tell_of_upstream(desk, &Event::Disconnect { close: &end.close, cause: end.cause });
-        end.why
+        let mut halves = Halves::of(socket);
+        let end = service.serve(&mut halves).await;
+        // Before the goodbye: what is published meanwhile waits for the next connection.
+        let is_news = desk.disconnected(&end.why);
+        let disconnect = Event::Disconnect { close: &end.close, cause: end.cause };
+        self.relay.tell_of_upstream(desk, &disconnect);
+        service.part(halves, &end).await;
+        (end.why, is_news)
     }
 }
 

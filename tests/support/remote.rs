@@ -36,6 +36,8 @@ pub enum Manner {
     Mute,
     /// Opens, and closes at once with this code.
     Close(u16),
+    /// Opens, says a close frame with this code and "bye", and keeps the connection.
+    Linger(u16),
     /// Opens, and reads nothing.
     Deaf,
 }
@@ -239,6 +241,14 @@ where
     if let Manner::Close(code) = manner {
         let frame = CloseFrame { code: code.into(), reason: "go away".into() };
         let _ = socket.close(Some(frame)).await;
+    }
+    if let Manner::Linger(code) = manner {
+        // Raw, since the crate sends no code that may not be sent.
+        let frame = [&[0x88, 5][..], &code.to_be_bytes(), b"bye"].concat();
+        let mut socket = socket.into_inner();
+        let _ = socket.write_all(&frame).await;
+        while socket.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
+        return shared.note(connection, epoch, What::Ended);
     }
     if manner == Manner::Deaf {
         let mut manner = shared.manner.clone();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -23,6 +23,7 @@ use tokio_rustls::rustls::crypto::ring;
 use crate::authorities;
 use crate::backend::webhook::leave::{Connector, MayLeave};
 use crate::lifecycle::Lifecycle;
+use crate::proto::webhook::label::Label;
 
 /// How long a connection may take to be made: who is there answers sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -148,8 +149,18 @@ async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<Answer, 
 }
 
 impl Answer {
-    pub fn content_type(&self) -> Option<&str> {
-        self.text(CONTENT_TYPE)
+    /// What it says of its body.
+    pub fn label(&self) -> Label<'_> {
+        // What cannot be read is no encoding that is known, either.
+        let encodings = self.headers.get_all(CONTENT_ENCODING).iter();
+        let encodings = encodings.map(|one| one.to_str().unwrap_or("?")).collect();
+        Label { content_type: self.text(CONTENT_TYPE), encodings }
+    }
+
+    /// Its body, where that is for somebody to read: nothing, if it is too large or encoded.
+    pub fn said(&self) -> Bytes {
+        let body = self.body.clone().filter(|_| self.label().encoding().is_none());
+        body.unwrap_or_default()
     }
 
     pub fn retry_after(&self) -> Option<&str> {

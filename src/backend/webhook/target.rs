@@ -115,7 +115,8 @@ impl Target {
         }
     }
 
-    /// Offers an event until something final became of it.
+    /// Offers an event until something final became of it. What it died of in the end is what came of its
+    /// last attempt, also if it had to wait for another one in vain.
     pub async fn deliver(
         &self,
         client: &Client,
@@ -135,7 +136,7 @@ impl Target {
             Kind::Disconnect => &self.disconnects,
         };
         let metrics = &metrics.webhooked;
-        let (mut failures, mut past) = (0, Past::default());
+        let (mut failures, mut past, mut last) = (0, Past::default(), None);
         loop {
             // What no event may do is not for the backend to answer for.
             let waited = Instant::now();
@@ -158,7 +159,8 @@ impl Target {
             let attempt = match is_its_turn {
                 true => self.attempt(client, config, job, config.timeout, &mut past).await,
                 false => {
-                    let why = "the backend does not answer".to_owned();
+                    let none = || "the backend does not answer".to_owned();
+                    let why = last.clone().unwrap_or_else(none);
                     Attempt::Failed { why, after: None, is_known: false }
                 }
             };
@@ -188,6 +190,7 @@ impl Target {
                 tracing::warn!(url = %self.url, id = job.event.id, why, "an event is not taken, again and again");
             }
             tracing::debug!(url = %self.url, id = job.event.id, failures, why, "an event was not taken");
+            last = Some(why);
             match after {
                 // The backend named the time.
                 Some(_) => tokio::time::sleep(wait).await,
@@ -221,10 +224,11 @@ impl Target {
         let Ok(Ok(_place)) = tokio::time::timeout(left(), self.connects.acquire()).await else {
             return unanswered(false, "too many clients wait for it".to_owned());
         };
-        let (mut failures, mut was_known, mut past) = (0, false, Past::default());
+        let (mut failures, mut was_known, mut past, mut last) = (0, false, Past::default(), None);
         loop {
             if !self.wait_for_turn(may_leave, Some(deadline), &past).await {
-                return unanswered(was_known, "it has failed too often just now".to_owned());
+                let none = || "it has failed too often just now".to_owned();
+                return unanswered(was_known, last.unwrap_or_else(none));
             }
             let attempt = self.attempt(client, config, job, left(), &mut past);
             let (why, wait) = match attempt.await {
@@ -247,25 +251,21 @@ impl Target {
                 return unanswered(was_known, why);
             }
             failures += 1;
+            last = Some(why);
             tokio::time::sleep(wait).await;
             metrics.webhooked.repeated.inc();
         }
     }
 
     fn admission(&self, answer: &Answer) -> Admission {
-        let body = answer.body.as_deref().unwrap_or_default();
         if (400..500).contains(&answer.status) {
             return Admission::Vetoed {
                 status: admission::status(answer.status),
-                line: admission::line(body),
+                line: admission::line(&answer.said()),
                 retry_after: answer.retry_after().map(str::to_owned),
             };
         }
-        let named = match answer.body {
-            Some(_) => admission::named(answer.content_type(), body),
-            None => Err(admission::Invalid::NotAnObject),
-        };
-        match named {
+        match admission::named(&answer.label(), answer.body.as_deref()) {
             Ok(named) => Admission::Accepted(named),
             Err(invalid) => Admission::Unanswered { is_known: true, why: invalid.to_string() },
         }

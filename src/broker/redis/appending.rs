@@ -7,7 +7,7 @@
 use redis::{Cmd, Value};
 
 use crate::broker::Failure;
-use crate::broker::redis::commands::NOT_TAKEN;
+use crate::broker::redis::commands::{NOT_PERMITTED, WRONG_TYPE};
 use crate::broker::redis::names::Names;
 use crate::proto::stream::{Entry, Fate};
 
@@ -64,7 +64,7 @@ fn not_executed(answer: &Result<Value, Failure>) -> Result<Fate, Failure> {
     match answer {
         // Without the right to MULTI each was on its own.
         Ok(Value::BulkString(_)) => Ok(Fate::Taken),
-        Err(failure) if *failure == NOT_TAKEN => Ok(Fate::Refused),
+        Err(NOT_PERMITTED | WRONG_TYPE) => Ok(Fate::Refused),
         Err(Failure::Unknown) => Err(Failure::Unknown),
         // It was queued; or refused for want of memory, of replicas, of a disk, which may return.
         Ok(_) | Err(Failure::Unavailable(_)) => Ok(Fate::Left),
@@ -80,7 +80,7 @@ mod tests {
 
     const OUT_OF_MEMORY: Answer = Err(Failure::Unavailable("Redis refused it"));
     const ABORTED: Answer = OUT_OF_MEMORY;
-    const FORBIDDEN: Answer = Err(NOT_TAKEN);
+    const FORBIDDEN: Answer = Err(NOT_PERMITTED);
     const LOST: Answer = Err(Failure::Unknown);
 
     fn queued() -> Answer {

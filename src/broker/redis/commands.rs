@@ -20,7 +20,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::broker::{Failure, Outage};
 use crate::clock::BootTime;
-use crate::complaints::Complaints;
+use crate::complaints::Recurring;
 
 /// What may wait: as much as in front of a shard.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -37,8 +37,14 @@ const BATCH_COMMANDS_MAX: usize = 1_000;
 /// What a command costs beside its arguments, roughly, so that empty ones are bounded too.
 const COMMAND_BYTES: usize = 128;
 
-/// Redis refused it for the command's own sake: asking again would be in vain.
-pub const NOT_TAKEN: Failure = Failure::Unavailable("Redis does not take it");
+/// This pod's user has no right to it: asking again would be in vain.
+pub const NOT_PERMITTED: Failure = Failure::Unavailable("Redis does not permit it");
+
+/// The key holds something else: the same.
+pub const WRONG_TYPE: Failure = Failure::Unavailable("its key in Redis holds something else");
+
+/// What is logged of a command, at most: the names of keys may be long.
+const SUBJECT_CHARS_MAX: usize = 200;
 
 type Reply = oneshot::Sender<Result<Value, Failure>>;
 type Answer = oneshot::Receiver<Result<Value, Failure>>;
@@ -48,7 +54,7 @@ pub struct Commands {
     waiting: Mutex<Waiting>,
     /// Something waits, or everything is done.
     changed: Notify,
-    complaints: Complaints,
+    complaints: Recurring,
 }
 
 #[derive(Default)]
@@ -228,7 +234,7 @@ impl Commands {
             // Dropped with an error, the replies say that nothing is known.
             match connection.send_packed_commands(&batch, 0, replies.len()).await {
                 Ok(values) => {
-                    if let Some(error) = self.answer(replies, values) {
+                    if let Some(error) = self.answer(&batch, replies, values) {
                         return error;
                     }
                 }
@@ -259,21 +265,22 @@ impl Commands {
 
     /// Hands out the answers. An error among them after which nothing more is to be asked of that
     /// server.
-    fn answer(&self, replies: Vec<Reply>, values: Vec<Value>) -> Option<RedisError> {
+    fn answer(
+        &self,
+        batch: &Pipeline,
+        replies: Vec<Reply>,
+        values: Vec<Value>,
+    ) -> Option<RedisError> {
         let mut fatal = None;
-        for (reply, value) in replies.into_iter().zip(values) {
+        for ((reply, value), command) in replies.into_iter().zip(values).zip(batch.cmd_iter()) {
             // What is refused within a transaction is within its answer.
             let answer = match value {
                 Value::ServerError(error) => {
                     let error = RedisError::from(error);
-                    let failure = match is_in_vain(&error) {
-                        true => NOT_TAKEN,
-                        false => Failure::Unavailable("Redis refused it"),
-                    };
-                    if is_of_no_master(&error) {
-                        fatal = Some(error);
-                    } else if self.complaints.are_due() {
-                        tracing::error!("Redis refused a command: {error}");
+                    let failure = failure(&error);
+                    match is_of_no_master(&error) {
+                        true => fatal = Some(error),
+                        false => self.complain(command, &error),
                     }
                     Err(failure)
                 }
@@ -283,6 +290,14 @@ impl Commands {
             let _ = reply.send(answer);
         }
         fatal
+    }
+
+    /// Tells an operator what Redis refused, each thing now and then.
+    pub fn complain(&self, command: &Cmd, error: &RedisError) {
+        let subject = subject(command);
+        if self.complaints.is_due(&format!("{subject} {:?}", error.code())) {
+            tracing::error!("Redis refused {subject}: {error}");
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -303,9 +318,33 @@ pub fn is_of_no_master(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading))
 }
 
-/// Whether a right is missing, or the key holds something else.
-fn is_in_vain(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || error.code() == Some("WRONGTYPE")
+fn failure(error: &RedisError) -> Failure {
+    match (error.kind(), error.code()) {
+        (ErrorKind::Server(ServerErrorKind::NoPerm), _) => NOT_PERMITTED,
+        (_, Some("WRONGTYPE")) => WRONG_TYPE,
+        _ => Failure::Unavailable("Redis refused it"),
+    }
+}
+
+/// A command by its name and its first key or channel, for those who have to mend what it is refused for.
+fn subject(command: &Cmd) -> String {
+    let arguments: Vec<_> = command
+        .args_iter()
+        .map(|argument| match argument {
+            Arg::Simple(bytes) => String::from_utf8_lossy(bytes),
+            _ => "".into(),
+        })
+        .take(4)
+        .collect();
+    let name = arguments.first().map_or("", |name| name);
+    let key = match name {
+        // The script, and how many keys.
+        "EVAL" => 3,
+        "XINFO" => 2,
+        _ => 1,
+    };
+    let subject = arguments.get(key).map_or_else(|| name.to_owned(), |key| format!("{name} {key}"));
+    subject.chars().take(SUBJECT_CHARS_MAX).collect()
 }
 
 fn arguments_bytes(command: &Cmd) -> usize {
@@ -354,8 +393,8 @@ mod tests {
         let first = commands.send(large.clone());
         let full = Err(Failure::Unavailable("too much waits for Redis"));
         assert_eq!(commands.send(publish(b"")).await, full);
-        let (_, replies) = commands.next_batch(BootTime::now()).expect("a batch");
-        assert!(commands.answer(replies, vec![Value::Int(3)]).is_none());
+        let (batch, replies) = commands.next_batch(BootTime::now()).expect("a batch");
+        assert!(commands.answer(&batch, replies, vec![Value::Int(3)]).is_none());
         assert_eq!(first.await, Ok(Value::Int(3)));
         drop(commands.send(large));
         assert_eq!(commands.waiting().ordinary.groups.len(), 1);
@@ -393,16 +432,36 @@ mod tests {
         let late_too = Err(Failure::Unavailable("too much waits for Redis"));
         assert_eq!(late.await, vec![late_too; 3]);
         let vital = commands.send_vital(redis::cmd("TIME"));
-        let (_, replies) = commands.next_batch(start).expect("a batch");
-        commands.answer(replies, vec![Value::Int(1), Value::Int(2)]);
+        let (batch, replies) = commands.next_batch(start).expect("a batch");
+        commands.answer(&batch, replies, vec![Value::Int(1), Value::Int(2)]);
         assert_eq!((vital.await, full.await), (Ok(Value::Int(1)), Ok(Value::Int(2))));
 
         let late = commands.send_until(transaction(), until(10));
         let in_time = commands.send_until(transaction(), until(20));
         let (batch, replies) = commands.next_batch(until(11)).expect("a batch");
         assert_eq!((batch.len(), replies.len()), (3, 3));
-        commands.answer(replies, vec![Value::Int(1), Value::Int(2), Value::Int(3)]);
+        commands.answer(&batch, replies, vec![Value::Int(1), Value::Int(2), Value::Int(3)]);
         assert!(late.await.iter().all(|answer| matches!(answer, Err(Failure::Unavailable(_)))));
         assert_eq!(in_time.await.pop(), Some(Ok(Value::Int(3))));
+    }
+
+    #[test]
+    fn a_command_is_named_with_its_first_key() {
+        for (command, expected) in [
+            ("XLEN pathcast:in:/ws:0", "XLEN pathcast:in:/ws:0"),
+            ("PUBLISH channel message", "PUBLISH channel"),
+            ("EVAL script 1 key argument", "EVAL key"),
+            ("XINFO GROUPS key", "XINFO key"),
+            ("EXEC", "EXEC"),
+        ] {
+            let mut parts = command.split(' ');
+            let mut command = redis::cmd(parts.next().expect("a name"));
+            for part in parts {
+                command.arg(part);
+            }
+            assert_eq!(subject(&command), expected);
+        }
+        let long = redis::cmd("GET").arg("é".repeat(500)).to_owned();
+        assert_eq!(subject(&long).chars().count(), SUBJECT_CHARS_MAX);
     }
 }

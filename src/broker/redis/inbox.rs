@@ -115,6 +115,11 @@ impl Inbox {
         sequence.epoch
     }
 
+    /// The number of the connection that may speak now.
+    pub fn epoch(&self) -> u64 {
+        lock(&self.sequence).epoch
+    }
+
     /// From now on everything is heard.
     pub fn resume(&self) {
         self.touch(&mut lock(&self.sequence));

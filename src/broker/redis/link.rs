@@ -140,6 +140,15 @@ enum Role {
     Untold,
 }
 
+/// What Redis still has of this pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    All,
+    /// Which is as it should be while no end is owed.
+    NoRoster,
+    Nothing,
+}
+
 impl Link {
     pub fn new(address: Address, inbox: Arc<Inbox>, wanted: Wanted) -> Result<Link, RedisError> {
         let Wanted { interest, taps, tenures, roster } = wanted;
@@ -247,20 +256,20 @@ impl Link {
             batch.add_command(command);
         }
         let mut answers = Vec::new();
-        for answer in publishing.send_packed_commands(&batch, 0, batch.len()).await? {
+        let told = publishing.send_packed_commands(&batch, 0, batch.len()).await?;
+        for (answer, command) in told.into_iter().zip(batch.cmd_iter()) {
             answers.push(match answer.extract_error() {
                 Ok(answer) => Ok(answer),
                 Err(error) if is_of_no_master(&error) => return Err(error.into()),
                 // It is full, or cannot save: what is published it carries all the same.
                 Err(error) => {
-                    if self.complaints.are_due() {
-                        tracing::error!("Redis refused a command: {error}");
-                    }
+                    self.commands.complain(command, &error);
                     Err(Failure::Unavailable("Redis refused it"))
                 }
             });
         }
-        self.note_renewal(begun, answers)
+        // All that it may have lost is written anew with the link.
+        self.note_renewal(begun, answers).map(drop)
     }
 
     async fn open(&self, epoch: u64, lost: &Arc<Notify>) -> Result<MultiplexedConnection, Fault> {
@@ -436,9 +445,16 @@ impl Link {
                 () = self.closing.cancelled() => break,
             }
             let begun = BootTime::now();
+            let is_kept = self.roster.is_written() && !self.roster.is_empty();
             let answers = self.commands.send_vital_together(self.renewal()).await;
-            if let Err(fault) = self.note_renewal(begun, answers) {
-                return fault;
+            match self.note_renewal(begun, answers) {
+                Ok(Kept::All) => {}
+                Ok(Kept::NoRoster) if !is_kept || self.roster.is_empty() => {}
+                Ok(Kept::NoRoster | Kept::Nothing) => {
+                    tracing::warn!("Redis has lost what this pod kept there: it is written again");
+                    self.roster.restart();
+                }
+                Err(fault) => return fault,
             }
         }
         let begun = Instant::now();
@@ -462,7 +478,7 @@ impl Link {
         &self,
         begun: BootTime,
         answers: Vec<Result<Value, Failure>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Kept, Fault> {
         let lapsed = self.lease.held_until().map_or(Duration::ZERO, |until| begun.since(until));
         let renewed = match behind_fence(answers) {
             Some(answers) if lapsed < CLAIM_TTL => executed(answers),
@@ -472,22 +488,25 @@ impl Link {
             }
         };
         match renewed {
-            Ok(()) => {
+            Ok(done) => {
                 if self.lease.confirm(begun).is_some() {
                     tracing::warn!(
                         "this pod's lease had lapsed {lapsed:.1?} ago, and nobody minded"
                     );
                 }
+                Ok(kept(&done))
             }
-            Err(why) if self.lease.miss() => {
-                tracing::warn!("this pod's lease could not be renewed: {why}");
+            Err(why) => {
+                if self.lease.miss() {
+                    tracing::warn!("this pod's lease could not be renewed: {why}");
+                }
+                Ok(Kept::All)
             }
-            Err(_) => {}
         }
-        Ok(())
     }
 
-    /// The lease with what the pod holds, and its place among the pods, unless it is claimed.
+    /// The lease with what the pod holds, and its place among the pods, unless it is claimed; and whether
+    /// its roster is there.
     fn renewal(&self) -> Vec<Cmd> {
         let pod = self.inbox.pod;
         let (sessions, paths) = self.interest.counts();
@@ -496,18 +515,29 @@ impl Link {
         let mut lease = redis::cmd("SET");
         lease.arg(self.names.lease(pod)).arg(counts).arg("PX").arg(ttl_ms);
         let place = Cmd::sadd(self.names.pods(), pod.text());
-        let transaction = vec![redis::cmd("MULTI"), lease, place, redis::cmd("EXEC")];
+        let roster = Cmd::exists(self.names.roster(pod));
+        let transaction = vec![redis::cmd("MULTI"), lease, place, roster, redis::cmd("EXEC")];
         fenced(&self.names, pod, transaction)
     }
 }
 
-/// Whether all of a transaction was done.
-fn executed(mut answers: Vec<Result<Value, Failure>>) -> Result<(), Failure> {
+/// The answers within a transaction, if all of it was done.
+fn executed(mut answers: Vec<Result<Value, Failure>>) -> Result<Vec<Value>, Failure> {
     match answers.pop().unwrap_or(Err(Failure::Unknown))? {
         Value::Array(done) if !done.iter().any(|one| matches!(one, Value::ServerError(_))) => {
-            Ok(())
+            Ok(done)
         }
         _ => Err(Failure::Unavailable("Redis refused it")),
+    }
+}
+
+/// What a renewal found of the one before: a Redis may be emptied while the link is up.
+fn kept(done: &[Value]) -> Kept {
+    match done {
+        // It was no member of the set of pods.
+        [_, Value::Int(1), _] => Kept::Nothing,
+        [_, _, Value::Int(0)] => Kept::NoRoster,
+        _ => Kept::All,
     }
 }
 

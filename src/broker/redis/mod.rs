@@ -44,7 +44,7 @@ use crate::broker::redis::names::Names;
 use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
 use crate::broker::redis::tenures::Keys;
-use crate::broker::redis::trimming::trim;
+use crate::broker::redis::trimming::Trimming;
 use crate::broker::tenures::Tenures;
 use crate::broker::{
     Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,
@@ -90,6 +90,7 @@ pub struct Redis {
     asker: Arc<Asker>,
     roster: Arc<Roster>,
     claims: Arc<Claims>,
+    trimming: Arc<Trimming>,
 }
 
 /// Why there can be no link to a Redis, now or later.
@@ -138,6 +139,7 @@ impl Redis {
         let tenures = Arc::new(Keys::new(inbox.clone()));
         let roster = Arc::new(Roster::new(inbox.clone()));
         let claims = Arc::new(Claims::new(inbox.clone(), lease_ttl));
+        let trimming = Arc::new(Trimming::new(inbox.clone()));
         let wanted = Wanted {
             interest: interest.clone(),
             taps: taps.clone(),
@@ -147,7 +149,7 @@ impl Redis {
         let link = Link::new(address, inbox.clone(), wanted);
         let link = link.map_err(Unusable)?;
         lifecycle.spawn(link.keep());
-        Ok(Redis { inbox, interest, taps, tenures, asker, roster, claims })
+        Ok(Redis { inbox, interest, taps, tenures, asker, roster, claims, trimming })
     }
 
     /// The one way by which events leave this pod, to streams and to other pods' listeners: not
@@ -284,9 +286,9 @@ impl Broker for Redis {
     }
 
     fn trim(&self, part: &Part, backlog_max: u64, on_full: OnFull) -> Pending<Backlog> {
-        let inbox = self.inbox.clone();
-        let key = inbox.names.stream(&part.configured, part.partition);
-        Box::pin(async move { trim(&inbox, &key, backlog_max, on_full).await })
+        let trimming = self.trimming.clone();
+        let key = self.inbox.names.stream(&part.configured, part.partition);
+        Box::pin(async move { trimming.trim(&key, backlog_max, on_full).await })
     }
 
     fn tenures(&self) -> &dyn Tenures {

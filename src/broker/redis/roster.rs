@@ -2,7 +2,8 @@
 //!
 //! What is known here is what holds; a task makes Redis the same, many at a time, again and again until
 //! it is known to be. So nothing of it needs an order but that of one session, and each write can be
-//! made twice. When the link was down everything is written anew, since Redis may come back empty.
+//! made twice. When the link was down everything is written anew, since Redis may come back empty; and when a
+//! renewal of the lease finds that it was emptied meanwhile.
 //!
 //! Of pods that this one has claimed it keeps which ends are on their way to backends, so that an entry
 //! of theirs goes when its end has been taken, as own ones do.
@@ -126,7 +127,7 @@ impl Roster {
         self.changed.notify_one();
     }
 
-    /// A new link: whatever was written before may be lost.
+    /// A new link, or a Redis that was emptied: whatever was written before may be lost.
     pub fn restart(&self) {
         let mut state = self.state();
         let State { members, unwritten, under_way, .. } = &mut *state;
@@ -134,6 +135,8 @@ impl Roster {
         // Of those that are no members the entries are to go.
         unwritten.retain(|id| !members.contains_key(id));
         unwritten.extend(members.keys());
+        drop(state);
+        self.changed.notify_one();
     }
 
     /// From now on what is to be written will be.

@@ -3,13 +3,21 @@
 //! A group has acknowledged all before its first pending entry, whoever read that and may have died
 //! with it, and before what it was given last where none is pending. Both only ever move forward, so
 //! what was true when it was asked stays true, and several pods may trim one stream at once.
+//!
+//! Where a path says `drop_oldest`, messages go that some group has not acknowledged: the oldest, and
+//! messages alone, since every connect that was offered is owed its disconnect. They are looked for from the
+//! front, some at a time, and where that has got to is kept: a front of connects is walked once, and not
+//! at every look. A stream may thus hold more than its bound, of connects and disconnects, of which there
+//! are no more than handshakes.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::Value;
+use redis::{Cmd, Value};
 
 use crate::broker::Failure;
+use crate::broker::redis::commands::WRONG_TYPE;
 use crate::broker::redis::inbox::Inbox;
 use crate::clock::BootTime;
 use crate::proto::paths::OnFull;
@@ -18,6 +26,39 @@ use crate::proto::stream::Backlog;
 /// How much of a stream is kept while no group reads it: readers without a group follow it, and a
 /// new group finds where to begin.
 const HISTORY_MS: u64 = 60_000;
+
+/// One run of the script walks so many entries, or bytes of them, and a few more: Redis serves nobody
+/// else meanwhile, which is a matter of a few milliseconds.
+const WALK_ENTRIES: u64 = 1_000;
+const WALK_BYTES: u64 = 4 << 20;
+
+/// Runs in one look: more than a pod adds until the next one, and an end to what a look may take.
+const WALKS_MAX: usize = 64;
+
+/// Drops messages, as many as are too many, behind an entry up to which there are none. It counts what is
+/// too many itself, so that several pods together drop no more than one. Answers how many it dropped, how far it
+/// got, and whether there is more behind.
+const DROP_SCRIPT: &str = "
+local stream, from, excess = KEYS[1], ARGV[1], redis.call('XLEN', KEYS[1]) - ARGV[2]
+local entries, bytes, dropped = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
+while dropped < excess and entries > 0 and bytes > 0 do
+  local found = redis.call('XRANGE', stream, from, '+', 'COUNT', 16)
+  if #found == 0 or found[#found][1] == from then return {dropped, from, 0} end
+  local gone = {}
+  for _, entry in ipairs(found) do
+    if dropped + #gone == excess then break end
+    local id, fields = entry[1], entry[2]
+    for at = 1, #fields, 2 do
+      if fields[at] == 'type' and fields[at + 1] == 'message' then gone[#gone + 1] = id end
+      bytes = bytes - #fields[at + 1]
+    end
+    from, entries = id, entries - 1
+  end
+  if #gone > 0 then dropped = dropped + redis.call('XDEL', stream, unpack(gone)) end
+end
+if dropped < excess then return {dropped, from, 1} end
+return {dropped, from, 0}
+";
 
 /// The id that Redis gave an entry: its own time, and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,26 +96,125 @@ struct Group {
     has_pending: bool,
 }
 
-/// Trims the stream `key`, and tells what is left. `backlog_max`: in entries; more than that is kept
-/// only for a group that has not read it, and only with `OnFull::Backpressure`.
-///
-/// # Errors
-/// Those of any command. Whatever was trimmed by then needed not be kept.
-pub async fn trim(
-    inbox: &Inbox,
-    key: &str,
-    backlog_max: u64,
-    on_full: OnFull,
-) -> Result<Backlog, Failure> {
-    // Of a stream that is not there Redis would not even tell that it has no groups.
-    if length(inbox, key).await? == 0 {
-        return Ok(Backlog::default());
+/// The trimming of all streams.
+pub struct Trimming {
+    inbox: Arc<Inbox>,
+    /// Of streams of which messages were dropped.
+    walked: Mutex<HashMap<String, Walked>>,
+}
+
+/// Up to where a stream holds no messages any more.
+#[derive(Debug, Clone)]
+struct Walked {
+    id: String,
+    /// Of the link. Behind another one may be a server that has not heard of what was dropped.
+    epoch: u64,
+}
+
+impl Trimming {
+    pub fn new(inbox: Arc<Inbox>) -> Trimming {
+        Trimming { inbox, walked: Mutex::default() }
     }
+
+    /// Trims the stream `key`, and tells what is left. `backlog_max`: in entries; more than that is kept
+    /// only for a group that has not read it, and with `OnFull::DropOldest` only connects and disconnects.
+    ///
+    /// # Errors
+    /// Those of any command. Whatever was trimmed by then needed not be kept.
+    pub async fn trim(
+        &self,
+        key: &str,
+        backlog_max: u64,
+        on_full: OnFull,
+    ) -> Result<Backlog, Failure> {
+        let inbox = &*self.inbox;
+        // Of a stream that is not there Redis would not even tell that it has no groups. What is no stream
+        // holds nothing of ours, and nothing is added to it.
+        if let 0 = length(inbox, key).await.or_else(nothing_of_ours)? {
+            self.walked().remove(key);
+            return Ok(Backlog::default());
+        }
+        let groups = groups(inbox, key).await?;
+        let needed = needed(inbox, key, &groups).await?;
+        cut(inbox, key, "MINID", &needed.to_string()).await?;
+        let mut backlog = Backlog { length: length(inbox, key).await?, ..Backlog::default() };
+        if backlog.length > backlog_max {
+            match (groups.is_empty(), on_full) {
+                (true, _) => {
+                    let trimmed = cut(inbox, key, "MAXLEN", &backlog_max.to_string()).await?;
+                    backlog.length = backlog.length.saturating_sub(trimmed);
+                }
+                (false, OnFull::DropOldest) => {
+                    backlog.dropped = self.drop_messages(key, backlog_max).await?;
+                    backlog.length = backlog.length.saturating_sub(backlog.dropped);
+                }
+                (false, OnFull::Backpressure) => {}
+            }
+        }
+        if !groups.is_empty() {
+            backlog.unread = backlog.length;
+        }
+        Ok(backlog)
+    }
+
+    /// Drops the oldest messages until `backlog_max` entries are left, or no message: how many.
+    ///
+    /// # Errors
+    /// Only where nothing was dropped: what was has to be counted.
+    async fn drop_messages(&self, key: &str, backlog_max: u64) -> Result<u64, Failure> {
+        let (epoch, mut dropped) = (self.inbox.epoch(), 0);
+        for _ in 0..WALKS_MAX {
+            let walked = self.walked().get(key).filter(|walked| walked.epoch == epoch).cloned();
+            let from = walked.map_or_else(|| "-".to_owned(), |walked| walked.id);
+            let run = self.inbox.commands.send(walk(key, &from, backlog_max)).await;
+            let (more, id, goes_on) = match run.and_then(walk_told) {
+                Ok(told) => told,
+                Err(_) if dropped > 0 => break,
+                Err(failure) => return Err(failure),
+            };
+            dropped += more;
+            if id != "-" {
+                self.walked().insert(key.to_owned(), Walked { id, epoch });
+            }
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(dropped)
+    }
+
+    fn walked(&self) -> MutexGuard<'_, HashMap<String, Walked>> {
+        self.walked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn walk(key: &str, from: &str, backlog_max: u64) -> Cmd {
+    let mut walk = redis::cmd("EVAL");
+    walk.arg(DROP_SCRIPT).arg(1).arg(key).arg(from).arg(backlog_max);
+    walk.arg(WALK_ENTRIES).arg(WALK_BYTES);
+    walk
+}
+
+fn walk_told(told: Value) -> Result<(u64, String, bool), Failure> {
+    redis::from_redis_value(told).map_err(|_| NOT_TOLD)
+}
+
+fn nothing_of_ours(failure: Failure) -> Result<u64, Failure> {
+    match failure {
+        WRONG_TYPE => Ok(0),
+        failure => Err(failure),
+    }
+}
+
+async fn groups(inbox: &Inbox, key: &str) -> Result<Vec<Group>, Failure> {
     let groups = inbox.commands.send(redis::cmd("XINFO").arg("GROUPS").arg(key).to_owned());
-    let groups = groups.await?;
-    let groups = groups_of(groups).ok_or(NOT_TOLD)?;
+    groups_of(groups.await?).ok_or(NOT_TOLD)
+}
+
+/// Before which entry nobody needs anything.
+async fn needed(inbox: &Inbox, key: &str, groups: &[Group]) -> Result<EntryId, Failure> {
     let mut needed = None;
-    for group in &groups {
+    for group in groups {
         let mut from = group.delivered.next();
         if group.has_pending {
             let pending = redis::cmd("XPENDING").arg(key).arg(name(group)).to_owned();
@@ -83,25 +223,13 @@ pub async fn trim(
         }
         needed = Some(needed.map_or(from, |needed| from.min(needed)));
     }
-    let from = match needed {
-        Some(needed) => needed,
+    match needed {
+        Some(needed) => Ok(needed),
         None => {
             let now_ms = inbox.clock.now_ms(BootTime::now()).ok_or(NOT_TOLD)?;
-            EntryId { ms: now_ms.saturating_sub(HISTORY_MS), number: 0 }
+            Ok(EntryId { ms: now_ms.saturating_sub(HISTORY_MS), number: 0 })
         }
-    };
-    cut(inbox, key, "MINID", &from.to_string()).await?;
-    let mut backlog = Backlog { length: length(inbox, key).await?, ..Backlog::default() };
-    let is_bounded = groups.is_empty() || on_full == OnFull::DropOldest;
-    if is_bounded && backlog.length > backlog_max {
-        let trimmed = cut(inbox, key, "MAXLEN", &backlog_max.to_string()).await?;
-        backlog.length = backlog.length.saturating_sub(trimmed);
-        backlog.dropped = if groups.is_empty() { 0 } else { trimmed };
     }
-    if !groups.is_empty() {
-        backlog.unread = backlog.length;
-    }
-    Ok(backlog)
 }
 
 /// Redis answered something else than was asked.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::proto::webhook::reply::is_json;
+use crate::proto::webhook::label::{Form, Label, Unreadable};
 
 /// The longest name of a user: it is in events, so it has to have a bound.
 const USER_BYTES_MAX: usize = 1024;
@@ -25,15 +25,22 @@ pub struct Named {
 pub enum Invalid {
     #[error("its answer to a connect is not a JSON object")]
     NotAnObject,
+    #[error("its answer to a connect is larger than it may be")]
+    TooLarge,
+    #[error("its answer to a connect cannot be read: {0}")]
+    Unreadable(#[from] Unreadable),
     #[error("{0} in its answer to a connect is not a text of 1 to {USER_BYTES_MAX} bytes")]
     NotAText(&'static str),
 }
 
-/// Of an answer's body: whatever is not JSON is only politeness, and says nothing.
-pub fn named(content_type: Option<&str>, body: &[u8]) -> Result<Named, Invalid> {
-    if body.trim_ascii().is_empty() || !is_json(content_type) {
+/// Of an answer's body: whatever is not JSON is only politeness, and says nothing, however it is labelled
+/// and however large. `None`: it was too large to be read.
+pub fn named(label: &Label<'_>, body: Option<&[u8]>) -> Result<Named, Invalid> {
+    if label.kind() != Form::Json || body.is_some_and(|body| body.trim_ascii().is_empty()) {
         return Ok(Named::default());
     }
+    label.form()?;
+    let body = body.ok_or(Invalid::TooLarge)?;
     let answer: Value = serde_json::from_slice(body).map_err(|_| Invalid::NotAnObject)?;
     let Value::Object(members) = answer else { return Err(Invalid::NotAnObject) };
     let text = |name: &'static str| match members.get(name) {
@@ -76,7 +83,12 @@ mod tests {
             user: user.map(str::to_owned),
             subprotocol: subprotocol.map(str::to_owned),
         });
-        assert_eq!(named(Some("application/json"), body.as_bytes()), expected, "{body}");
+        let (body, label) = (Some(body.as_bytes()), label("application/json"));
+        assert_eq!(named(&label, body), expected, "{body:?}");
+    }
+
+    fn label(content_type: &str) -> Label<'_> {
+        Label { content_type: Some(content_type), ..Label::default() }
     }
 
     #[test]
@@ -93,8 +105,21 @@ mod tests {
         check(r#"{"subprotocol":["v2"]}"#, Err(Invalid::NotAText("subprotocol")));
         let long = format!(r#"{{"user":"{}"}}"#, "x".repeat(USER_BYTES_MAX + 1));
         check(&long, Err(Invalid::NotAText("user")));
-        assert_eq!(named(Some("text/plain"), b"OK"), Ok(Named::default()));
-        assert_eq!(named(None, b"\xff"), Ok(Named::default()));
+    }
+
+    #[test]
+    fn what_is_no_json_says_nothing_and_json_has_to_be_read() {
+        let gzipped = |label| Label { encodings: vec!["gzip"], ..label };
+        for body in [Some(&b"OK"[..]), Some(b"\xff"), None] {
+            for label in [label("text/plain"), label("text/plain; charset=x"), Label::default()] {
+                assert_eq!(named(&label, body), Ok(Named::default()));
+                assert_eq!(named(&gzipped(label), body), Ok(Named::default()));
+            }
+        }
+        let json = label("application/json");
+        assert_eq!(named(&json, None), Err(Invalid::TooLarge));
+        let encoded = Unreadable::Encoded("gzip".to_owned());
+        assert_eq!(named(&gzipped(json), Some(b"{}")), Err(encoded.into()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod breaker;
 pub mod cloud_event;
+pub mod label;
 pub mod reply;
 pub mod signature;
 pub mod url;
