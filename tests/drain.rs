@@ -86,6 +86,18 @@ async fn sessions_are_closed_evenly_over_the_window_and_in_no_order_of_their_own
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_of_a_window_are_told_what_all_others_are() {
+    let mut gateway = Gateway::start(&draining("off", "310ms")).await;
+    let clients = join_all((0..300).map(|_| gateway.open("/ws"))).await;
+    gateway.signal(Signal::TERM);
+    let closings = clients.into_iter().map(async |mut client| client.closing().await);
+    for close in join_all(closings).await {
+        assert_eq!(reason(&close), "retry_after_ms=100");
+    }
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_window_and_a_keyboard_has_none() {
     for signals in [&[Signal::TERM, Signal::TERM][..], &[Signal::INT]] {
         let mut gateway = Gateway::start(&draining("off", "10m")).await;

@@ -36,6 +36,19 @@ async fn open_offering(gateway: &Gateway, offer: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_nobody_has_opened_counts_zero_sessions() {
+    let gateway = start("[[path]]\npath = \"/ws\"\n").await;
+    let counts_zero = async |path: &str| {
+        let text = gateway.fetch("/metrics").await.text;
+        text.contains(&format!("\npathcast_sessions{{path=\"{path}\"}} 0\n"))
+    };
+    assert!(counts_zero("/ws").await);
+    assert!(!counts_zero("/other").await);
+    reload(&gateway, "[[path]]\npath = \"/ws\"\n[[path]]\npath = \"/other\"\n", true).await;
+    assert!(counts_zero("/other").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_wholemsg_holds_for_new_sessions_and_a_broadcast_reaches_each_in_its_form() {
     let gateway = start("[[path]]\npath = \"/ws\"\n").await;
     let mut events = gateway.listen("/ws").await;

@@ -37,6 +37,7 @@ need_packages() {
   command -v redis-server >/dev/null || missing+=(redis-server)
   command -v mosquitto >/dev/null || missing+=(mosquitto)
   command -v promtool >/dev/null || missing+=(prometheus)
+  command -v haproxy >/dev/null || missing+=(haproxy)
   command -v openssl >/dev/null || missing+=(openssl)
   command -v npm >/dev/null || missing+=(nodejs npm)
   python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
@@ -44,7 +45,10 @@ need_packages() {
   as_root apt-get update -q
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
   # Debian starts what it installs; the tests start their own.
-  [[ " ${missing[*]} " != *" prometheus "* || ! -d /run/systemd/system ]] || as_root systemctl disable --quiet --now prometheus
+  local server
+  for server in prometheus haproxy; do
+    [[ " ${missing[*]} " != *" $server "* || ! -d /run/systemd/system ]] || as_root systemctl disable --quiet --now $server
+  done
 }
 
 # need_python PACKAGE VERSION: as pip has it, also where the system's Python is "externally managed".
@@ -103,6 +107,7 @@ stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-dep
 stage "build" cargo build --locked --all-targets --quiet
 stage "chart" tests/chart.sh
 stage "dashboard and alerts" tests/watch.py
+stage "proofs (small)" tests/proofs/run.sh small
 stage "tests" cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow
 
 printf '\nAll passed.\n'

@@ -91,20 +91,28 @@ impl App {
         tracing::info!(seconds = begun.elapsed().as_secs_f64(), "left");
     }
 
-    /// Closes the sessions that there are, evenly over the window; ends with the last of them.
+    /// Closes the sessions that there are, evenly over the window, if there is one; ends with the last
+    /// of them. Who came in meanwhile is left.
     async fn close_evenly(&self) {
         let (window, begun) = (self.drain.window, Instant::now());
+        if window.is_zero() {
+            return;
+        }
         let populations: Vec<usize> = self.hub.populations().collect();
         let mut told = vec![0; populations.len()];
-        while begun.elapsed() < window && self.hub.occupied() > 0 {
+        loop {
+            let passed = begun.elapsed();
             for (shard, (&all, told)) in populations.iter().zip(&mut told).enumerate() {
-                let count = due(all, begun.elapsed(), window) - *told;
+                let count = due(all, passed, window) - *told;
                 if count > 0 {
                     *told += count;
                     let farewell = Farewell::Fixed(Farewell::moved());
                     let (whom, cause) = (Whom::Next(count), Cause::Drain);
                     self.hub.sweep_shard(shard, Sweep { whom, cause, farewell });
                 }
+            }
+            if passed >= window || self.hub.occupied() == 0 {
+                return;
             }
             tokio::time::sleep(CLOSE_PAUSE).await;
         }

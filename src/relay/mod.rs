@@ -157,6 +157,7 @@ impl Relay {
         let Parts { broker, hub, presence, events, webhooks, hearsay, taps, .. } = parts;
         let Parts { upstreams, metrics, paths, tracer, lifecycle, .. } = parts;
         let vacant = Vacant::default();
+        count_from_zero(&metrics, &paths.load());
         Relay {
             config,
             broker,
@@ -184,6 +185,7 @@ impl Relay {
     /// Takes other paths. Sessions of paths that are no more are closed 1001; all others keep the
     /// settings they came with.
     pub fn reconfigure(&self, paths: Arc<Paths>) {
+        count_from_zero(&self.metrics, &paths);
         let before = self.paths.swap(paths.clone());
         for old in before.iter() {
             let text = old.pattern.text();
@@ -425,6 +427,14 @@ async fn taken(pending: Pending<u64>, mut span: Span) -> Result<u64, Failure> {
         Err(failure) => span.fail(failure),
     }
     receivers
+}
+
+/// Makes the series of each path, so that a pod that nobody has come to yet counts zero sessions: an
+/// autoscaler would take it for one of which nothing is known.
+fn count_from_zero(metrics: &Metrics, paths: &Paths) {
+    for configured in paths.iter() {
+        metrics.path(configured.pattern.text());
+    }
 }
 
 impl From<Failure> for Refusal {
