@@ -4,20 +4,26 @@
 //! not sampled there is no span, and its `traceparent` goes on as it came; so it does where there is no tracer.
 //! That is decided before anything is made: OpenTelemetry's own sampling costs nearly what a span costs.
 //!
-//! Spans are begun and ended by hand, not by `tracing`'s macros: they cross threads and pods, and a layer that
-//! makes spans would be asked about every line of the log as well.
+//! A span is one of `tracing`, which `tracing-opentelemetry` turns into one of OpenTelemetry. It is a value, and
+//! nobody's current one: it crosses threads, and its parent may be in another pod. And it belongs to a subscriber
+//! of its own, so that no line of the log is put to a layer that wants none.
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::trace::{
-    Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
-    TraceId, TraceState, Tracer as _, TracerProvider as _,
+    SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+    TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::{Dispatch, Level, dispatcher, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::proto::session_id::PodId;
 use crate::proto::traceparent::Traceparent;
@@ -40,8 +46,13 @@ pub struct Tracer(Option<Arc<Exporting>>);
 #[derive(Debug)]
 struct Exporting {
     provider: SdkTracerProvider,
-    tracer: SdkTracer,
+    /// Where spans are made, and nothing else is.
+    spans: Dispatch,
+    is_over: AtomicBool,
 }
+
+/// What only spans have, so that `spans` knows them.
+const TARGET: &str = "pathcast::span";
 
 /// What a span is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,13 +70,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> (&'static str, SpanKind) {
+    /// Its name, and its kind as OpenTelemetry has kinds.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Kind::Handshake => ("handshake", SpanKind::Server),
-            Kind::Publish => ("publish", SpanKind::Producer),
-            Kind::FanOut => ("fan-out", SpanKind::Consumer),
-            Kind::Unicast => ("unicast", SpanKind::Consumer),
-            Kind::Webhook => ("webhook", SpanKind::Client),
+            Kind::Handshake => ("handshake", "server"),
+            Kind::Publish => ("publish", "producer"),
+            Kind::FanOut => ("fan-out", "consumer"),
+            Kind::Unicast => ("unicast", "consumer"),
+            Kind::Webhook => ("webhook", "client"),
         }
     }
 }
@@ -73,7 +85,7 @@ impl Kind {
 /// A part of a trace, ended when it is dropped; or, where nothing is recorded, what came in its place.
 #[derive(Debug, Default)]
 pub struct Span {
-    recording: Option<Box<opentelemetry_sdk::trace::Span>>,
+    recording: Option<tracing::Span>,
     context: Option<Traceparent>,
 }
 
@@ -99,8 +111,17 @@ impl Tracer {
             .with_resource(resource)
             .with_span_processor(export::processor(otlp, count)?)
             .build();
-        let tracer = provider.tracer("pathcast");
-        Ok(Tracer(Some(Arc::new(Exporting { provider, tracer }))))
+        // What a span is about is told by whoever begins it, and by nothing else.
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("pathcast"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false);
+        let only_spans = Targets::new().with_target(TARGET, Level::INFO);
+        let spans = tracing_subscriber::registry().with(only_spans).with(layer).into();
+        let is_over = AtomicBool::new(false);
+        Ok(Tracer(Some(Arc::new(Exporting { provider, spans, is_over }))))
     }
 
     /// Whether there is a collector.
@@ -131,6 +152,7 @@ impl Tracer {
     /// Sends what has ended, within `limit`; what ends from now on is lost.
     pub async fn finish(&self, limit: Duration) {
         let Some(exporting) = self.0.clone() else { return };
+        exporting.is_over.store(true, Ordering::Relaxed);
         // It blocks.
         let shut = move || exporting.provider.shutdown_with_timeout(limit);
         match tokio::task::spawn_blocking(shut).await {
@@ -153,19 +175,25 @@ impl Exporting {
             )),
             None => Context::new(),
         };
-        let (name, kind) = kind.name();
-        let builder = SpanBuilder::from_name(name).with_kind(kind);
-        let span = self.tracer.build_with_context(builder, &context);
-        let own = span.span_context();
+        if self.is_over.load(Ordering::Relaxed) {
+            return Span { recording: None, context: parent.copied() };
+        }
+        let (name, kind) = kind.names();
+        let make =
+            || info_span!(target: TARGET, parent: None, "span", otel.name = name, otel.kind = kind);
+        let span = dispatcher::with_default(&self.spans, make);
+        // Fails only for a span that has begun before.
+        let _ = span.set_parent(context);
+        let own = span.context();
+        let own = own.span().span_context().clone();
         let (trace_id, span_id) = (own.trace_id().to_bytes(), own.span_id().to_bytes());
-        // All zeros once the tracer is finished: then what came goes on.
-        let own = Traceparent::new(
+        let context = Traceparent::new(
             u128::from_be_bytes(trace_id),
             u64::from_be_bytes(span_id),
             own.trace_flags().to_u8(),
         );
-        let recording = span.is_recording().then(|| Box::new(span));
-        Span { recording, context: own.or(parent.copied()) }
+        let recording = own.is_sampled().then_some(span);
+        Span { recording, context: context.or(parent.copied()) }
     }
 }
 
@@ -182,21 +210,21 @@ impl Span {
 
     /// What it is about, in one word or text.
     pub fn text(&mut self, name: &'static str, value: &str) {
-        if let Some(span) = &mut self.recording {
-            span.set_attribute(KeyValue::new(name, value.to_owned()));
+        if let Some(span) = &self.recording {
+            span.set_attribute(name, value.to_owned());
         }
     }
 
     /// How many, or how much.
     pub fn number(&mut self, name: &'static str, value: u64) {
-        if let Some(span) = &mut self.recording {
-            span.set_attribute(KeyValue::new(name, i64::try_from(value).unwrap_or(i64::MAX)));
+        if let Some(span) = &self.recording {
+            span.set_attribute(name, i64::try_from(value).unwrap_or(i64::MAX));
         }
     }
 
     /// It came to nothing good.
     pub fn fail(&mut self, why: &dyn Display) {
-        if let Some(span) = &mut self.recording {
+        if let Some(span) = &self.recording {
             span.set_status(Status::error(why.to_string()));
         }
     }
