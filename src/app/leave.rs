@@ -56,9 +56,8 @@ impl App {
     async fn leave_by_phases(&self, hurry: &CancellationToken) {
         let (drain, begun) = (&self.drain, Instant::now());
         let whole = drain.settle + drain.window + drain.timeout;
-        self.metrics.draining.set(1);
         self.metrics.drain_end.set((unix_ms() + millis(whole)) as f64 / 1000.0);
-        self.lifecycle.leaving().cancel();
+        self.begin_to_leave();
         tracing::info!(sessions = self.hub.occupied(), ?drain, "leaving: not ready any more");
         tokio::select! {
             () = tokio::time::sleep(drain.settle) => {}
@@ -72,7 +71,7 @@ impl App {
             () = hurry.cancelled() => {}
             () = self.close_evenly() => {}
         }
-        self.say_farewell();
+        self.close_all();
 
         let flushed = async {
             // The last events of upstreams are told, too.

@@ -277,7 +277,9 @@ impl App {
              it begins anew under another id"
         );
         self.ears.mute();
-        self.say_farewell();
+        self.begin_to_leave();
+        self.lifecycle.draining().cancel();
+        self.close_all();
         let ended = async {
             while self.hub.occupied() > 0 {
                 tokio::time::sleep(LEAVE_POLL).await;
@@ -294,11 +296,14 @@ impl App {
         (Paths::clone(&self.relay.paths()), self.upstreams.configs())
     }
 
-    /// Every session is told when to come back, and nothing new comes in.
-    fn say_farewell(&self) {
+    /// From now on this pod is not ready.
+    fn begin_to_leave(&self) {
         self.metrics.draining.set(1);
         self.lifecycle.leaving().cancel();
-        self.lifecycle.draining().cancel();
+    }
+
+    /// Every session that is left is told when to come back.
+    fn close_all(&self) {
         let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
         self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
     }

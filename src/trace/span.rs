@@ -165,6 +165,9 @@ impl Tracer {
 
 impl Exporting {
     fn begin(&self, kind: Kind, parent: Option<&Traceparent>) -> Span {
+        if self.is_over.load(Ordering::Relaxed) {
+            return Span { recording: None, context: parent.copied() };
+        }
         let context = match parent {
             Some(parent) => Context::new().with_remote_span_context(SpanContext::new(
                 TraceId::from(parent.trace_id()),
@@ -175,9 +178,6 @@ impl Exporting {
             )),
             None => Context::new(),
         };
-        if self.is_over.load(Ordering::Relaxed) {
-            return Span { recording: None, context: parent.copied() };
-        }
         let (name, kind) = kind.names();
         let make =
             || info_span!(target: TARGET, parent: None, "span", otel.name = name, otel.kind = kind);

@@ -107,7 +107,7 @@ impl Breaker {
         }
     }
 
-    pub fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
 
