@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::backend::sse::{Event as Offered, Origin, Sse};
+use crate::backend::sse::Sse;
+use crate::backend::sse::heard::{Event as Offered, Origin};
 use crate::backend::stream::Stream;
 use crate::backend::webhook::lanes::{Teller, Whose};
 use crate::backend::webhook::{self, Webhooks};
