@@ -9,10 +9,10 @@ use std::num::NonZero;
 use tracing_subscriber::EnvFilter;
 
 use crate::api;
+use crate::config::brokers::redis;
 use crate::config::fault::{At, Fault};
 use crate::config::origins::origins;
 use crate::config::paths::paths;
-use crate::config::redis::redis;
 use crate::config::schema::nearest;
 use crate::config::{Drain, Settings, Source, keys, upstreams, webhooks, wire};
 use crate::gateway;

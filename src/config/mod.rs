@@ -6,6 +6,7 @@
 //! meaning (`meaning`, and a file for each larger part of them). Whatever goes wrong on the way is told once, at its place
 //! (`fault`), without secrets (`excerpt`). Nothing of the wire gets out: the parts see their own types only.
 
+mod brokers;
 mod document;
 mod excerpt;
 mod fault;
@@ -14,7 +15,6 @@ mod keys;
 mod meaning;
 mod origins;
 mod paths;
-mod redis;
 mod schema;
 mod unit;
 mod upstreams;

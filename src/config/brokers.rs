@@ -1,4 +1,4 @@
-//! Redis: its address, with what stands in the files for TLS, or the first fault.
+//! The broker: the address of its Redis, with what stands in the files for TLS, or the first fault.
 
 use std::time::Duration;
 
