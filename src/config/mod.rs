@@ -204,9 +204,17 @@ impl Settings {
                 let name = header.split(':').next().unwrap_or_default();
                 *header = format!("{name}: …hidden…");
             }
+        }
+        let backends =
+            wire.path.iter_mut().filter_map(|path| path.backend.as_mut()?.webhook.as_mut());
+        let upstreams = wire.upstream.iter_mut().flat_map(|upstream| {
+            let webhook = upstream.backend.as_mut().and_then(|backend| backend.webhook.as_mut());
+            [Some(&mut upstream.url), webhook].into_iter().flatten()
+        });
+        for url in backends.chain(upstreams) {
             // Many a server takes its key there.
-            if let Some((place, _)) = upstream.url.split_once('?') {
-                upstream.url = format!("{place}?…hidden…");
+            if let Some((place, _)) = url.split_once('?') {
+                *url = format!("{place}?…hidden…");
             }
         }
         wire
