@@ -6,6 +6,8 @@ import subprocess
 import tomllib
 import unittest
 
+import yaml
+
 from installation import HELMS, MATRIX, ROOT, gateway, one, render, settings, values
 from pod import Pod, known
 
@@ -56,6 +58,13 @@ class Settings(unittest.TestCase):
         self.assertEqual(seconds("settings"), (600, 70))
         text = render(HELMS[0], "--set", "config.drain.settle=10s,config.drain.window=1m,config.drain.timeout=2500ms")
         self.assertIn("terminationGracePeriodSeconds: 88\n", text)
+
+    def test_an_update_is_not_given_up_while_a_pod_has_still_to_show_that_it_is_well(self):
+        # The API server refuses a Deployment whose deadline is not beyond minReadySeconds; what it takes by default is 600.
+        for window in ["1s", "10m", "1h"]:
+            text = render(HELMS[0], "--set", f"config.drain.window={window}", "--show-only", "templates/deployment.yaml")
+            spec = yaml.safe_load(text)["spec"]
+            self.assertEqual(spec["progressDeadlineSeconds"] - spec["minReadySeconds"], 600, window)
 
 
 if __name__ == "__main__":
