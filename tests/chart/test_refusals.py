@@ -34,6 +34,7 @@ REFUSALS = [
     ({"config": {"drain": {"window": "10m"}}, "terminationGracePeriodSeconds": 600}, "config.drain adds up to 630"),
     ({"config": {"drain": {"window": "30"}}}, 'config.drain.window: "30" is no duration'),
     ({"config": {"drain": {"settle": 5}}}, 'config.drain.settle: "5" is no duration'),
+    ({"config": {"drain": {"settle": False}}}, '"off" in quotes'),
     ({"config": {"broker": {"url": "redis://:secret@redis"}}}, "would put Redis' password into a ConfigMap"),
     ({"config": {"api": {"listen": "0.0.0.0:80"}}}, "config.api is the chart's"),
     ({"config": {"clients": {"listen": "0.0.0.0:80"}}}, "config.clients.listen is the chart's"),

@@ -66,6 +66,19 @@ class Settings(unittest.TestCase):
             spec = yaml.safe_load(text)["spec"]
             self.assertEqual(spec["progressDeadlineSeconds"] - spec["minReadySeconds"], 600, window)
 
+    def test_what_is_not_said_of_the_drain_lasts_as_long_as_the_gateway_has_it(self):
+        done = subprocess.run([gateway(), "check", "--schema"], capture_output=True, text=True, check=True)
+        phases = json.loads(done.stdout)["properties"]["drain"]["properties"]
+        lasting = sum(int(phases[phase]["default"].removesuffix("s")) for phase in ["settle", "window", "timeout"])
+        self.assertIn(f"terminationGracePeriodSeconds: {lasting + 15}\n", render(HELMS[0], "--set", "config.drain=null"))
+
+    def test_phases_of_a_drain_may_be_off(self):
+        options = ["--set", "config.drain.settle=off,config.drain.window=off,config.drain.timeout=30 s"]
+        text = render(HELMS[0], *options)
+        self.assertIn("terminationGracePeriodSeconds: 45\n", text)
+        self.assertIn("minReadySeconds: 0\n", text)
+        self.assertIn('window = "off"\n', text)
+
 
 if __name__ == "__main__":
     unittest.main()
