@@ -1,16 +1,9 @@
 {{/* How long a pod takes to leave. */}}
 
-{{/* A duration as the gateway has it, `{key, value}`, in milliseconds; "off" is none. */}}
+{{/* A duration as the gateway has it, in milliseconds; "off" is none. */}}
 {{- define "pathcast.milliseconds" -}}
-{{- $text := toString .value -}}
-{{- if eq $text "off" -}}
-0
-{{- else if regexMatch "^[0-9]{1,10} ?(ms|s|m|h)$" $text -}}
-{{- $factors := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
-{{- mul (regexFind "^[0-9]+" $text | atoi) (get $factors (regexFind "[a-z]+$" $text)) -}}
-{{- else -}}
-{{- fail (printf "config.drain.%s: %q is no duration; write a whole number and a unit, as in \"30s\", or \"off\" in quotes" .key $text) -}}
-{{- end -}}
+{{- $factors := dict "off" 0 "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- mul (regexFind "^[0-9]+" . | atoi) (get $factors (regexFind "[a-z]+$" .)) -}}
 {{- end -}}
 
 {{/* Some of the phases together, `{root, phases}`, in whole seconds. Those that `config` leaves out last as long as the gateway's defaults. */}}
@@ -19,8 +12,8 @@
 {{- $drain := dig "drain" dict .root.Values.config | default dict -}}
 {{- $sum := 0 -}}
 {{- range .phases -}}
-{{- $value := ternary (get $drain .) (get $defaults .) (not (kindIs "invalid" (dig . nil $drain))) -}}
-{{- $sum = add $sum (include "pathcast.milliseconds" (dict "key" . "value" $value)) -}}
+{{- $value := get $drain . | default (get $defaults .) -}}
+{{- $sum = add $sum (include "pathcast.milliseconds" $value) -}}
 {{- end -}}
 {{- div (add $sum 999) 1000 -}}
 {{- end -}}
