@@ -36,13 +36,14 @@ class Settings(unittest.TestCase):
         self.assertEqual(written, said)
         self.assertIsInstance(written["limits"]["sessions_max"], int)
 
-    def test_a_change_of_paths_restarts_nothing_and_any_other_does(self):
+    def test_a_change_of_paths_or_upstreams_restarts_nothing_and_any_other_does(self):
         def checksum(*options):
             found = re.search(r"checksum/config: (\w+)", render(HELMS[0], *options))
             return found[1]
 
         before = checksum()
         self.assertEqual(checksum("--set", "config.path[0].path=/other"), before)
+        self.assertEqual(checksum("--set", "config.upstream[0].name=feed,config.upstream[0].url=wss://feed.example"), before)
         self.assertEqual(checksum("--set", "image.tag=v2"), before)
         for change in ["config.limits.sessions_max=5", "config.drain.settle=6s", "broker.url=redis://a", "api.keys=null"]:
             self.assertNotEqual(checksum("--set", change), before, change)
