@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 FILE = pathlib.Path(__file__).with_name("pathcast.json")
-PODS = 'namespace=~"$namespace",job=~"$job",pod=~"$pod",instance=~"$instance"'
+PODS = 'cluster=~"$cluster",namespace=~"$namespace",job=~"$job",pod=~"$pod",instance=~"$instance"'
 PATHS = f'{PODS},path=~"$path"'
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BY_POD = "{{pod}} {{instance}}"
@@ -292,12 +292,14 @@ variables = [
         "current": {},
         "hide": 0,
     },
-    variable("namespace", "Namespace", "label_values(pathcast_broker_up, namespace)", ".*"),
+    # Of a Prometheus that sees several.
+    variable("cluster", "Cluster", "label_values(pathcast_broker_up, cluster)", ".*"),
+    variable("namespace", "Namespace", 'label_values(pathcast_broker_up{cluster=~"$cluster"}, namespace)', ".*"),
     # Always there, and All is those that have gateways: the families of processes have other owners, too.
-    variable("job", "Job", 'label_values(pathcast_broker_up{namespace=~"$namespace"}, job)'),
-    variable("pod", "Pod", 'label_values(pathcast_broker_up{namespace=~"$namespace",job=~"$job"}, pod)', ".*"),
-    variable("instance", "Instance", 'label_values(pathcast_broker_up{namespace=~"$namespace",job=~"$job",pod=~"$pod"}, instance)', ".*"),
-    variable("path", "Path", 'label_values(pathcast_sessions{namespace=~"$namespace",job=~"$job"}, path)', ".*"),
+    variable("job", "Job", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace"}, job)'),
+    variable("pod", "Pod", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace",job=~"$job"}, pod)', ".*"),
+    variable("instance", "Instance", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace",job=~"$job",pod=~"$pod"}, instance)', ".*"),
+    variable("path", "Path", 'label_values(pathcast_sessions{cluster=~"$cluster",namespace=~"$namespace",job=~"$job"}, path)', ".*"),
     {
         "type": "textbox",
         "name": "outbox_total_bytes_max",
