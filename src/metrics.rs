@@ -56,6 +56,7 @@ pub struct Metrics {
     pub deflate_after_bytes: IntCounter,
     pub fanout_seconds: Histogram,
     pub outbox_bytes: IntGauge,
+    pub configuration_refused: IntGauge,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
     /// Unix time, seconds.
@@ -319,6 +320,10 @@ impl Metrics {
             delivery_writes: counter("delivery_writes_total", "Writes that carried them.")?,
             fanout_seconds,
             outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,
+            configuration_refused: gauge(
+                "configuration_refused",
+                "1 while the configuration cannot be taken, and the one before it holds.",
+            )?,
             draining: gauge("draining", "1 while this pod leaves.")?,
             drain_remaining: gauge(
                 "drain_remaining",

@@ -33,8 +33,9 @@ MAY_BE_ZERO = {
     ("Draining", "A"),
     ("Sessions still there", "A"),
     ("Over plan", "A"),
-    ("Restarts and panics", "A"),
-    ("Restarts and panics", "B"),
+    ("Restarts and mistakes", "A"),
+    ("Restarts and mistakes", "B"),
+    ("Restarts and mistakes", "C"),
 }
 
 

@@ -256,9 +256,10 @@ chart("Memory", "Resident memory by pod.",
       ("sum by (pod, instance) (process_resident_memory_bytes{@pods})", BY_POD), unit="bytes", width=6)
 chart("Threads", "Threads by pod: shards, workers, and a few besides.",
       ("sum by (pod, instance) (process_threads{@pods})", BY_POD), width=6)
-chart("Restarts and panics", "Processes that began anew at the same address, and sessions closed 1011 after a bug.",
+chart("Restarts and mistakes", "Processes that began anew at the same address, sessions closed 1011 after a bug, and pods that could not take their new settings.",
       ("sum(changes(process_start_time_seconds{@pods}[$__rate_interval]))", "restarts"),
-      ("sum(increase(pathcast_session_panics_total{@pods}[$__rate_interval]))", "panics"), width=6)
+      ("sum(increase(pathcast_session_panics_total{@pods}[$__rate_interval]))", "panics"),
+      ("sum(pathcast_configuration_refused{@pods})", "refused settings"), width=6)
 
 
 def variable(name, label, query, all_is=None):
