@@ -5,7 +5,7 @@ import unittest
 
 import yaml
 
-from installation import HELMS, TOOLS, Refused, render
+from installation import HELMS, ROOT, TOOLS, Refused, render
 
 REDIS = {"broker": {"secret": {"name": "redis"}}}
 KEY = {"name": "sensors", "scopes": ["publish"]}
@@ -57,6 +57,8 @@ REFUSALS = [
     ({"config": {"limits": {"sesions_max": 5}}}, "sesions_max"),
     ({"config": {"limits": {"sessions_max": 0}}}, "sessions_max"),
     ({"replicas": 3}, "replicas"),
+    ({"ingress": None}, "values don't meet the specifications"),
+    ({"autoscaling": {"keda": None}}, "values don't meet the specifications"),
     ({"service": {"port": "http"}}, "port"),
 ]
 
@@ -71,6 +73,14 @@ class Refusals(unittest.TestCase):
                     with self.assertRaises(Refused) as refused:
                         render(helm, "--values", file)
                     self.assertIn(message, str(refused.exception))
+
+    def test_a_section_of_the_settings_may_be_left_empty(self):
+        schema = json.loads((ROOT / "docs/config.schema.json").read_text())
+        file = TOOLS / "empty.yaml"
+        # `api` is the chart's, and somewhere clients have to go.
+        file.write_text(yaml.safe_dump({"config": {section: None for section in schema["properties"] if section not in ("api", "path")}}))
+        for helm in HELMS:
+            self.assertIn("[[path]]", render(helm, "--values", file))
 
     def test_numbers_may_come_from_the_command_line(self):
         for helm in HELMS:

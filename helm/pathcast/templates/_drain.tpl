@@ -9,7 +9,7 @@
 {{/* Some of the phases together, `{root, phases}`, in whole seconds. Those that `config` leaves out last as long as the gateway's defaults. */}}
 {{- define "pathcast.drainSeconds" -}}
 {{- $defaults := dict "settle" "5s" "window" "10s" "timeout" "10s" -}}
-{{- $drain := dig "drain" dict .root.Values.config | default dict -}}
+{{- $drain := .root.Values.config.drain | default dict -}}
 {{- $sum := 0 -}}
 {{- range .phases -}}
 {{- $value := get $drain . | default (get $defaults .) -}}
