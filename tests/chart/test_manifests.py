@@ -127,6 +127,11 @@ class Manifests(unittest.TestCase):
             for secret in secrets:
                 self.assertNotIn(secret, rest)
 
+    def test_the_pod_of_the_test_runs_where_the_image_does(self):
+        gateways, test = one("placed", "Deployment")["spec"]["template"]["spec"], one("placed", "Pod")["spec"]
+        for where in ["nodeSelector", "tolerations", "imagePullSecrets"]:
+            self.assertEqual(test[where], gateways[where])
+
     def test_only_pods_that_write_to_pods_have_a_token(self):
         for name in MATRIX:
             pod = one(name, "Deployment")["spec"]["template"]["spec"]
