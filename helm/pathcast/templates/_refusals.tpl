@@ -5,6 +5,11 @@
 {{- $config := .Values.config -}}
 {{- $scaling := .Values.autoscaling -}}
 
+{{- $name := include "pathcast.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s cannot be the name of a Service, which begins with a letter and has small letters, digits and dashes: set fullnameOverride" $name) -}}
+{{- end -}}
+
 {{- if and $values.broker.url $values.broker.secret.name -}}
 {{- fail "broker.url and broker.secret both say where Redis is: give one of them" -}}
 {{- end -}}
@@ -29,6 +34,13 @@
 {{- range ($config.webhook).secret -}}
 {{- if hasKey . "key" -}}
 {{- fail "config.webhook.secret: key would put the secret into a ConfigMap: mount it by extraVolumes, and name it by key_file" -}}
+{{- end -}}
+{{- end -}}
+{{- range $config.upstream -}}
+{{- range .headers -}}
+{{- if regexMatch "(?i)^authorization *:" . -}}
+{{- fail "config.upstream.headers: Authorization would put the token into a ConfigMap: mount it by extraVolumes, and name it by token_file" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.test.enabled ($config.clients).tls -}}
