@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes what is made of other files: the chart's copies of the alerts and the dashboard, its README, and deploy/kubernetes, which is the
+# Writes what is made of other files: the chart's copies of the alerts and the dashboard, its schema, its README, and deploy/kubernetes, which is the
 # chart rendered with deploy/values.yaml. With --check it writes nothing, and says whether all of that is as it would be written.
 # HELM names the program, helm by default, 3 or 4; Python needs PyYAML.
 set -euo pipefail
@@ -30,9 +30,11 @@ rendered() {
 mkdir "$fresh/kubernetes" "$fresh/files"
 cp deploy/prometheus/alerts.yaml "$fresh/files/"
 cp deploy/grafana/pathcast.json "$fresh/files/dashboard.json"
+helm/schema.py >"$fresh/values.schema.json"
 # The chart that is rendered has the files as they are to be.
 cp -r "$chart" "$fresh/chart"
 cp "$fresh"/files/* "$fresh/chart/files/"
+cp "$fresh/values.schema.json" "$fresh/chart/"
 chart=$fresh/chart
 
 rendered pathcast.yaml serviceaccount configmap deployment service poddisruptionbudget networkpolicy
@@ -44,12 +46,13 @@ rendered keda.yaml scaledobject -- --set autoscaling.keda.enabled=true,autoscali
   --set autoscaling.keda.serverAddress=http://prometheus.monitoring:9090
 
 if [ "${1:-}" = --check ]; then
-  diff -r "$fresh/files" helm/pathcast/files && diff -r "$fresh/kubernetes" deploy/kubernetes && helm/readme.py --check || {
+  diff -r "$fresh/files" helm/pathcast/files && diff "$fresh/values.schema.json" helm/pathcast/values.schema.json && diff -r "$fresh/kubernetes" deploy/kubernetes && helm/readme.py --check || {
     echo "these are not as they would be made: run deploy/render.sh" >&2
     exit 1
   }
 else
   cp "$fresh"/files/* helm/pathcast/files/
+  cp "$fresh/values.schema.json" helm/pathcast/
   rm -rf deploy/kubernetes
   cp -r "$fresh/kubernetes" deploy/kubernetes
   helm/readme.py

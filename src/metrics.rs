@@ -58,6 +58,7 @@ pub struct Metrics {
     pub outbox_bytes: IntGauge,
     pub outbox_bytes_max: IntGauge,
     pub stream_backlog_max: IntGauge,
+    pub configuration_refused: IntGauge,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
     /// Unix time, seconds.
@@ -325,6 +326,10 @@ impl Metrics {
             stream_backlog_max: gauge(
                 "stream_backlog_max",
                 "At how many entries that a group has not acknowledged a stream is full.",
+            )?,
+            configuration_refused: gauge(
+                "configuration_refused",
+                "1 while the configuration cannot be taken, and the one before it holds.",
             )?,
             draining: gauge("draining", "1 while this pod leaves.")?,
             drain_remaining: gauge(

@@ -149,11 +149,13 @@ async fn a_broken_configuration_keeps_the_old_one_until_it_is_mended() {
     })
     .await;
     assert!(gateway.is_running());
+    assert_eq!(gateway.counted("pathcast_configuration_refused").await, 1);
     gateway.broadcast("/ws", r#"{"payload":"undisturbed"}"#).await;
     client.expect_text("undisturbed").await;
     assert_eq!(status(&gateway, "/ws").await, 101);
     reload(&gateway, "[[path]]\npath = \"/ws\"\n[[path]]\npath = \"/ws/new\"\n", false).await;
     assert_eq!(status(&gateway, "/ws/new").await, 101);
+    assert_eq!(gateway.counted("pathcast_configuration_refused").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

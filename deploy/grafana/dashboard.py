@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 FILE = pathlib.Path(__file__).with_name("pathcast.json")
-PODS = 'namespace=~"$namespace",job=~"$job",pod=~"$pod",instance=~"$instance"'
+PODS = 'cluster=~"$cluster",namespace=~"$namespace",job=~"$job",pod=~"$pod",instance=~"$instance"'
 PATHS = f'{PODS},path=~"$path"'
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BY_POD = "{{pod}} {{instance}}"
@@ -256,9 +256,10 @@ chart("Memory", "Resident memory by pod.",
       ("sum by (pod, instance) (process_resident_memory_bytes{@pods})", BY_POD), unit="bytes", width=6)
 chart("Threads", "Threads by pod: shards, workers, and a few besides.",
       ("sum by (pod, instance) (process_threads{@pods})", BY_POD), width=6)
-chart("Restarts and panics", "Processes that began anew at the same address, and sessions closed 1011 after a bug.",
+chart("Restarts and mistakes", "Processes that began anew at the same address, sessions closed 1011 after a bug, and pods that could not take their new settings.",
       ("sum(changes(process_start_time_seconds{@pods}[$__rate_interval]))", "restarts"),
-      ("sum(increase(pathcast_session_panics_total{@pods}[$__rate_interval]))", "panics"), width=6)
+      ("sum(increase(pathcast_session_panics_total{@pods}[$__rate_interval]))", "panics"),
+      ("sum(pathcast_configuration_refused{@pods})", "refused settings"), width=6)
 
 
 def variable(name, label, query, all_is=None):
@@ -292,12 +293,14 @@ variables = [
         "current": {},
         "hide": 0,
     },
-    variable("namespace", "Namespace", "label_values(pathcast_broker_up, namespace)", ".*"),
+    # Of a Prometheus that sees several.
+    variable("cluster", "Cluster", "label_values(pathcast_broker_up, cluster)", ".*"),
+    variable("namespace", "Namespace", 'label_values(pathcast_broker_up{cluster=~"$cluster"}, namespace)', ".*"),
     # Always there, and All is those that have gateways: the families of processes have other owners, too.
-    variable("job", "Job", 'label_values(pathcast_broker_up{namespace=~"$namespace"}, job)'),
-    variable("pod", "Pod", 'label_values(pathcast_broker_up{namespace=~"$namespace",job=~"$job"}, pod)', ".*"),
-    variable("instance", "Instance", 'label_values(pathcast_broker_up{namespace=~"$namespace",job=~"$job",pod=~"$pod"}, instance)', ".*"),
-    variable("path", "Path", 'label_values(pathcast_sessions{namespace=~"$namespace",job=~"$job"}, path)', ".*"),
+    variable("job", "Job", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace"}, job)'),
+    variable("pod", "Pod", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace",job=~"$job"}, pod)', ".*"),
+    variable("instance", "Instance", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace",job=~"$job",pod=~"$pod"}, instance)', ".*"),
+    variable("path", "Path", 'label_values(pathcast_sessions{cluster=~"$cluster",namespace=~"$namespace",job=~"$job"}, path)', ".*"),
 ]
 
 dashboard = {

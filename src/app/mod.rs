@@ -244,9 +244,11 @@ impl App {
         self.api
     }
 
-    /// Reads the configuration again. What is wrong with it is logged, and nothing changes then.
+    /// Reads the configuration again. What is wrong with it is logged and shown, and nothing changes then.
     pub fn reload(&self) {
-        match config::load(&self.source) {
+        let loaded = config::load(&self.source);
+        self.metrics.configuration_refused.set(loaded.is_err().into());
+        match loaded {
             Ok(settings) => {
                 self.relay.reconfigure(Arc::new(settings.paths));
                 self.upstreams.reconfigure(settings.upstreams);

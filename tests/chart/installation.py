@@ -22,8 +22,8 @@ class Refused(Exception):
     """Helm would not render it; the text is what it said."""
 
 
-def render(helm, *options, **environment):
-    command = [helm, "template", "pathcast", CHART, "--namespace", "pathcast", *options]
+def render(helm, *options, chart=CHART, **environment):
+    command = [helm, "template", "pathcast", chart, "--namespace", "pathcast", *options]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode != 0:
         raise Refused(done.stderr)

@@ -127,6 +127,15 @@ class Manifests(unittest.TestCase):
             for secret in secrets:
                 self.assertNotIn(secret, rest)
 
+    def test_pods_that_are_not_ready_leave_by_the_budget_too_for_they_have_sessions(self):
+        self.assertEqual(one("defaults", "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"], "IfHealthyBudget")
+        self.assertEqual(one("placed", "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow")
+
+    def test_the_pod_of_the_test_runs_where_the_image_does(self):
+        gateways, test = one("placed", "Deployment")["spec"]["template"]["spec"], one("placed", "Pod")["spec"]
+        for where in ["nodeSelector", "tolerations", "imagePullSecrets"]:
+            self.assertEqual(test[where], gateways[where])
+
     def test_only_pods_that_write_to_pods_have_a_token(self):
         for name in MATRIX:
             pod = one(name, "Deployment")["spec"]["template"]["spec"]

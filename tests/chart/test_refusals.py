@@ -5,7 +5,7 @@ import unittest
 
 import yaml
 
-from installation import HELMS, TOOLS, Refused, render
+from installation import HELMS, ROOT, TOOLS, Refused, render
 
 REDIS = {"broker": {"secret": {"name": "redis"}}}
 KEY = {"name": "sensors", "scopes": ["publish"]}
@@ -32,8 +32,8 @@ REFUSALS = [
     ({"terminationGracePeriodSeconds": 30}, "30 is too short, pods would be killed while they drain: config.drain adds up to 60"),
     ({"terminationGracePeriodSeconds": 59}, "59 is too short"),
     ({"config": {"drain": {"window": "10m"}}, "terminationGracePeriodSeconds": 600}, "config.drain adds up to 630"),
-    ({"config": {"drain": {"window": "30"}}}, 'config.drain.window: "30" is no duration'),
-    ({"config": {"drain": {"settle": 5}}}, 'config.drain.settle: "5" is no duration'),
+    ({"config": {"drain": {"window": "30"}}}, "window"),
+    ({"config": {"drain": {"settle": 5}}}, "settle"),
     ({"config": {"broker": {"url": "redis://:secret@redis"}}}, "would put Redis' password into a ConfigMap"),
     ({"config": {"api": {"listen": "0.0.0.0:80"}}}, "config.api is the chart's"),
     ({"config": {"clients": {"listen": "0.0.0.0:80"}}}, "config.clients.listen is the chart's"),
@@ -50,7 +50,19 @@ REFUSALS = [
     ({"config": {"kubernetes": {"deletion_cost": True}}, "serviceAccount": {"create": False}}, "an account that may write to pods"),
     ({"config": {"path": []}}, "path"),
     ({"config": {"paths": [{"path": "/ws"}]}}, "paths"),
+    ({"config": {"path": [{"path": "/ws", "hart_beat": "5s"}]}}, "hart_beat"),
+    ({"config": {"path": [{"path": "/ws", "slow": "drop"}]}}, "slow"),
+    ({"config": {"path": [{"path": "/ws", "heartbeat": False}]}}, "heartbeat"),
+    ({"config": {"path": [{"path": "/ws", "backend": {"webhok": "http://api"}}]}}, "webhok"),
+    ({"config": {"limits": {"sesions_max": 5}}}, "sesions_max"),
+    ({"config": {"limits": {"sessions_max": 0}}}, "sessions_max"),
+    ({"config": {"upstream": [{"name": "a", "url": "wss://a", "headers": ["authorization: Bearer x"]}]}}, "would put the token into a ConfigMap"),
+    ({"fullnameOverride": "ws.example.com"}, "ws.example.com cannot be the name of a Service"),
+    ({"fullnameOverride": "2nd"}, "2nd cannot be the name of a Service"),
+    ({"nameOverride": "Gateway"}, "pathcast-Gateway cannot be the name of a Service"),
     ({"replicas": 3}, "replicas"),
+    ({"ingress": None}, "values don't meet the specifications"),
+    ({"autoscaling": {"keda": None}}, "values don't meet the specifications"),
     ({"service": {"port": "http"}}, "port"),
 ]
 
@@ -65,6 +77,14 @@ class Refusals(unittest.TestCase):
                     with self.assertRaises(Refused) as refused:
                         render(helm, "--values", file)
                     self.assertIn(message, str(refused.exception))
+
+    def test_a_section_of_the_settings_may_be_left_empty(self):
+        schema = json.loads((ROOT / "docs/config.schema.json").read_text())
+        file = TOOLS / "empty.yaml"
+        # `api` is the chart's, and somewhere clients have to go.
+        file.write_text(yaml.safe_dump({"config": {section: None for section in schema["properties"] if section not in ("api", "path")}}))
+        for helm in HELMS:
+            self.assertIn("[[path]]", render(helm, "--values", file))
 
     def test_numbers_may_come_from_the_command_line(self):
         for helm in HELMS:

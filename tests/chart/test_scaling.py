@@ -57,6 +57,12 @@ class Scaling(unittest.TestCase):
             done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
+    def test_keda_is_told_how_prometheus_asks_who_is_there(self):
+        trigger = one("keda", "ScaledObject")["spec"]["triggers"][0]
+        self.assertEqual(trigger["authenticationRef"], {"name": "prometheus"})
+        # Without it KEDA takes nothing from the reference.
+        self.assertEqual(trigger["metadata"]["authModes"], "bearer")
+
     def test_both_scale_down_slowly_and_alike(self):
         keda = one("keda", "ScaledObject")["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         self.assertEqual(one("hpa", "HorizontalPodAutoscaler")["spec"]["behavior"], keda)

@@ -6,6 +6,8 @@ import subprocess
 import tomllib
 import unittest
 
+import yaml
+
 from installation import HELMS, MATRIX, ROOT, gateway, one, render, settings, values
 from pod import Pod, known
 
@@ -34,13 +36,14 @@ class Settings(unittest.TestCase):
         self.assertEqual(written, said)
         self.assertIsInstance(written["limits"]["sessions_max"], int)
 
-    def test_a_change_of_paths_restarts_nothing_and_any_other_does(self):
+    def test_a_change_of_paths_or_upstreams_restarts_nothing_and_any_other_does(self):
         def checksum(*options):
             found = re.search(r"checksum/config: (\w+)", render(HELMS[0], *options))
             return found[1]
 
         before = checksum()
         self.assertEqual(checksum("--set", "config.path[0].path=/other"), before)
+        self.assertEqual(checksum("--set", "config.upstream[0].name=feed,config.upstream[0].url=wss://feed.example"), before)
         self.assertEqual(checksum("--set", "image.tag=v2"), before)
         for change in ["config.limits.sessions_max=5", "config.drain.settle=6s", "broker.url=redis://a", "api.keys=null"]:
             self.assertNotEqual(checksum("--set", change), before, change)
@@ -56,6 +59,26 @@ class Settings(unittest.TestCase):
         self.assertEqual(seconds("settings"), (600, 70))
         text = render(HELMS[0], "--set", "config.drain.settle=10s,config.drain.window=1m,config.drain.timeout=2500ms")
         self.assertIn("terminationGracePeriodSeconds: 88\n", text)
+
+    def test_an_update_is_not_given_up_while_a_pod_has_still_to_show_that_it_is_well(self):
+        # The API server refuses a Deployment whose deadline is not beyond minReadySeconds; what it takes by default is 600.
+        for window in ["1s", "10m", "1h"]:
+            text = render(HELMS[0], "--set", f"config.drain.window={window}", "--show-only", "templates/deployment.yaml")
+            spec = yaml.safe_load(text)["spec"]
+            self.assertEqual(spec["progressDeadlineSeconds"] - spec["minReadySeconds"], 600, window)
+
+    def test_what_is_not_said_of_the_drain_lasts_as_long_as_the_gateway_has_it(self):
+        done = subprocess.run([gateway(), "check", "--schema"], capture_output=True, text=True, check=True)
+        phases = json.loads(done.stdout)["properties"]["drain"]["properties"]
+        lasting = sum(int(phases[phase]["default"].removesuffix("s")) for phase in ["settle", "window", "timeout"])
+        self.assertIn(f"terminationGracePeriodSeconds: {lasting + 15}\n", render(HELMS[0], "--set", "config.drain=null"))
+
+    def test_phases_of_a_drain_may_be_off(self):
+        options = ["--set", "config.drain.settle=off,config.drain.window=off,config.drain.timeout=30 s"]
+        text = render(HELMS[0], *options)
+        self.assertIn("terminationGracePeriodSeconds: 45\n", text)
+        self.assertIn("minReadySeconds: 0\n", text)
+        self.assertIn('window = "off"\n', text)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ class Prometheus:
             config = config.replace(there, here)
         config += f"  - job_name: kubernetes/pathcast\n    authorization: {{ credentials_file: {key} }}\n    static_configs:\n"
         for number, target in enumerate(targets):
-            config += f"      - {{ targets: [{target!r}], labels: {{ namespace: ws, pod: pathcast-{number} }} }}\n"
+            config += f"      - {{ targets: [{target!r}], labels: {{ cluster: east, namespace: ws, pod: pathcast-{number} }} }}\n"
         file = folder / "prometheus.yml"
         file.write_text(config)
         self.log = folder / "prometheus.log"

@@ -1,23 +1,19 @@
 {{/* How long a pod takes to leave. */}}
 
-{{/* A duration as the gateway has it, `{key, value}`, in milliseconds. */}}
+{{/* A duration as the gateway has it, in milliseconds; "off" is none. */}}
 {{- define "pathcast.milliseconds" -}}
-{{- $text := toString .value -}}
-{{- if not (regexMatch "^[1-9][0-9]{0,9}(ms|s|m|h)$" $text) -}}
-{{- fail (printf "config.drain.%s: %q is no duration; write a whole number and a unit, as in 30s" .key $text) -}}
-{{- end -}}
-{{- $factors := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
-{{- mul (regexFind "^[0-9]+" $text | int64) (get $factors (regexFind "[a-z]+$" $text)) -}}
+{{- $factors := dict "off" 0 "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- mul (regexFind "^[0-9]+" . | atoi) (get $factors (regexFind "[a-z]+$" .)) -}}
 {{- end -}}
 
 {{/* Some of the phases together, `{root, phases}`, in whole seconds. Those that `config` leaves out last as long as the gateway's defaults. */}}
 {{- define "pathcast.drainSeconds" -}}
-{{- $defaults := dict "settle" "5s" "window" "30s" "timeout" "10s" -}}
-{{- $drain := dig "drain" dict .root.Values.config | default dict -}}
+{{- $defaults := dict "settle" "5s" "window" "10s" "timeout" "10s" -}}
+{{- $drain := .root.Values.config.drain | default dict -}}
 {{- $sum := 0 -}}
 {{- range .phases -}}
 {{- $value := get $drain . | default (get $defaults .) -}}
-{{- $sum = add $sum (include "pathcast.milliseconds" (dict "key" . "value" $value)) -}}
+{{- $sum = add $sum (include "pathcast.milliseconds" $value) -}}
 {{- end -}}
 {{- div (add $sum 999) 1000 -}}
 {{- end -}}

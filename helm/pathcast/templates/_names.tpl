@@ -88,5 +88,5 @@ key: metrics
 {{- end -}}
 
 {{- define "pathcast.deletionCost" -}}
-{{- if dig "kubernetes" "deletion_cost" false .Values.config }}yes{{ end -}}
+{{- if (.Values.config.kubernetes).deletion_cost }}yes{{ end -}}
 {{- end -}}

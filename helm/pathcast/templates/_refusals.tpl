@@ -5,6 +5,11 @@
 {{- $config := .Values.config -}}
 {{- $scaling := .Values.autoscaling -}}
 
+{{- $name := include "pathcast.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s cannot be the name of a Service, which begins with a letter and has small letters, digits and dashes: set fullnameOverride" $name) -}}
+{{- end -}}
+
 {{- if and $values.broker.url $values.broker.secret.name -}}
 {{- fail "broker.url and broker.secret both say where Redis is: give one of them" -}}
 {{- end -}}
@@ -17,21 +22,28 @@
 {{- end -}}
 {{- end -}}
 
-{{- if hasKey (dig "broker" dict $config | default dict) "url" -}}
+{{- if hasKey ($config.broker | default dict) "url" -}}
 {{- fail "config.broker.url would put Redis' password into a ConfigMap: set broker.url or broker.secret" -}}
 {{- end -}}
 {{- if hasKey $config "api" -}}
 {{- fail "config.api is the chart's: keys are api.keys, and the port of the API's Service is apiService.port" -}}
 {{- end -}}
-{{- if hasKey (dig "clients" dict $config | default dict) "listen" -}}
+{{- if hasKey ($config.clients | default dict) "listen" -}}
 {{- fail "config.clients.listen is the chart's: the port of the clients' Service is service.port" -}}
 {{- end -}}
-{{- range dig "webhook" "secret" list $config -}}
+{{- range ($config.webhook).secret -}}
 {{- if hasKey . "key" -}}
 {{- fail "config.webhook.secret: key would put the secret into a ConfigMap: mount it by extraVolumes, and name it by key_file" -}}
 {{- end -}}
 {{- end -}}
-{{- if and $values.test.enabled (dig "clients" "tls" nil $config) -}}
+{{- range $config.upstream -}}
+{{- range .headers -}}
+{{- if regexMatch "(?i)^authorization *:" . -}}
+{{- fail "config.upstream.headers: Authorization would put the token into a ConfigMap: mount it by extraVolumes, and name it by token_file" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.test.enabled ($config.clients).tls -}}
 {{- fail "helm test speaks no TLS: with config.clients.tls set test.enabled to false" -}}
 {{- end -}}
 
@@ -57,7 +69,7 @@
 {{- fail (printf "autoscaling.minReplicas: %d is more than maxReplicas, %d" (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}
 {{- range list "sessions_soft_max" "sessions_max" -}}
-{{- $most := dig "limits" . nil $config -}}
+{{- $most := get ($config.limits | default dict) . -}}
 {{- if and $most (ge (int64 $scaling.sessionsPerPod) (int64 $most)) -}}
 {{- fail (printf "autoscaling.sessionsPerPod: with %d a pod would be full before one is added: stay below config.limits.%s, %d" (int64 $scaling.sessionsPerPod) . (int64 $most)) -}}
 {{- end -}}

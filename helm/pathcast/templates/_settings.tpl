@@ -104,8 +104,8 @@
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* What changes when pods have to be restarted: all but the paths, which they reload. */}}
+{{/* What changes when pods have to be restarted: all but paths and upstreams, which they reload. */}}
 {{- define "pathcast.checksum" -}}
-{{- $lasting := omit (fromYaml (include "pathcast.settings" .)) "path" -}}
+{{- $lasting := omit (fromYaml (include "pathcast.settings" .)) "path" "upstream" -}}
 {{- printf "%s %s" (toJson $lasting) .Values.broker.url | sha256sum -}}
 {{- end -}}
