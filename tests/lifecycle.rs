@@ -173,3 +173,16 @@ async fn a_broken_reload_changes_nothing() {
     check_served(&gateway, &mut client, "/ws").await;
     check_served(&gateway, &mut gateway.open("/ws").await, "/ws").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_takes_disturbs_nobody() {
+    let drain = "[drain]\nsettle = \"off\"\nwindow = \"off\"\n";
+    let rest = "[log]\nlevel = \"trace\"\n[[path]]\npath = \"/ws\"\n";
+    let mut gateway = Gateway::start_unread(&format!("{drain}{rest}")).await;
+    assert_eq!(gateway.fetch("/v1/nothing").await.status, 404);
+    let mut client = gateway.open("/ws").await;
+    check_served(&gateway, &mut client, "/ws").await;
+    gateway.signal(Signal::TERM);
+    assert_eq!(client.closing().await.close_code(), Some(1012));
+    assert_eq!(gateway.exit().await.code(), Some(0));
+}

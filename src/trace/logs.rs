@@ -36,6 +36,8 @@ pub fn init(config: &Config) -> Result<(), ParseError> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would be told on standard error, too, with a panic where that is what fails.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // Fails only where a test has begun to log before.
     let _ = match config.format {
