@@ -185,6 +185,23 @@ async fn what_is_not_sampled_leaves_no_span_and_its_context_goes_on_as_it_came()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_not_sampled_stays_so_with_all_that_it_sends() {
+    let backend = Backend::start().await;
+    let rest =
+        format!("[[path]]\npath = \"/ws\"\nbackend = {{ webhook = \"{}\" }}\n", backend.url());
+    let collector = format!("http://127.0.0.1:{}", support::redis::free_port());
+    let gateway = start(&collector, "", &rest).await;
+    let unsampled = format!("00-{TRACE}-{CLIENT}-00");
+    let mut client = open_traced(&gateway, &unsampled).await;
+    client.writer.text("x").await;
+    client.leave().await;
+    for kind in ["connect", "message", "disconnect"] {
+        let asked = backend.wait(kind, 1).await.remove(0);
+        assert_eq!(asked.header("traceparent"), unsampled, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_spans_have_been_sent_when_a_pod_has_gone() {
     let collector = Collector::start();
     let mut gateway = start(&collector.url(), "", "[[path]]\npath = \"/ws\"\n").await;

@@ -255,7 +255,7 @@ impl Gateway {
         let greeting = &mut wanted.greeting;
         let mut span = self.tracer.span(Kind::Handshake, greeting.traceparent.as_ref());
         span.text("pathcast.path", wanted.configured.pattern.text());
-        greeting.is_traced = span.is_recording() && greeting.traceparent.is_some();
+        greeting.is_traced = self.tracer.is_on() && greeting.traceparent.is_some();
         greeting.traceparent = span.context();
         match self.let_in(request, remote, wanted).await {
             Ok((response, session)) => Ok((response, Some(Session { span, ..session }))),

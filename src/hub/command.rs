@@ -113,7 +113,7 @@ pub struct Greeting {
     pub query: Option<String>,
     /// Whose call it belongs to.
     pub traceparent: Option<Traceparent>,
-    /// The client came within a trace that has spans, and what it sends belongs to that.
+    /// The client came within a trace, sampled or not, and what it sends belongs to that.
     pub is_traced: bool,
     /// Bytes that came with the handshake and belong to the first frame.
     pub read: Bytes,
