@@ -44,13 +44,19 @@ impl App {
                 }
             }
         };
+        let leave = async {
+            self.leave_by_phases(&hurry).await;
+            self.hub.stop();
+            self.tracer.finish(SPANS_TIMEOUT).await;
+        };
         tokio::select! {
-            () = self.leave_by_phases(&hurry) => {}
+            () = leave => return,
             () = self.tell_progress() => {}
-            () = insist => tracing::warn!(sessions = self.hub.occupied(), "left at once"),
+            () = insist => {}
         }
+        tracing::warn!(sessions = self.hub.occupied(), "left at once");
         self.hub.stop();
-        self.tracer.finish(SPANS_TIMEOUT).await;
+        self.tracer.finish(Duration::ZERO).await;
     }
 
     async fn leave_by_phases(&self, hurry: &CancellationToken) {
