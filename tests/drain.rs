@@ -86,6 +86,24 @@ async fn sessions_are_closed_evenly_over_the_window_and_in_no_order_of_their_own
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_shards_close_their_few_sessions_in_turn() {
+    const SESSIONS: usize = 16;
+    let window = Duration::from_secs(2);
+    let config = format!("[hub]\nshards = {SESSIONS}\n{}", draining("off", "2s"));
+    let gateway = Gateway::start(&config).await;
+    let clients = join_all((0..SESSIONS).map(|_| gateway.open("/ws"))).await;
+    gateway.signal(Signal::TERM);
+    let begun = Instant::now();
+    let closings = clients.into_iter().map(async |mut client| {
+        client.closing().await;
+        begun.elapsed()
+    });
+    let mut closed = join_all(closings).await;
+    closed.sort();
+    assert!(closed[SESSIONS / 2] >= window * 40 / 100, "{closed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_of_a_window_are_told_what_all_others_are() {
     let mut gateway = Gateway::start(&draining("off", "310ms")).await;
     let clients = join_all((0..300).map(|_| gateway.open("/ws"))).await;
