@@ -11,6 +11,8 @@ use rustix::process::Signal;
 use support::client::{Heard, Request, ask};
 use support::gateway::{DOORS, Gateway};
 use support::wait::{eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 
@@ -256,4 +258,32 @@ async fn a_health_command_asks_the_gateway_of_its_settings() {
     assert!(text(&said.stderr).contains("no gateway answers"), "{said:?}");
     let said = check_ready("[api]\nlisten = 1");
     assert_eq!(said.status.code(), Some(1), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_command_has_an_end_whatever_it_meets() {
+    let meets = async |say: &'static [u8], expected: &str| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let api = listener.local_addr().expect("it is bound");
+        // Byte by byte, for as long as somebody listens.
+        let other = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("it is asked");
+            let _ = stream.read(&mut [0; 1024]).await;
+            for byte in say {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            let _ = stream.read(&mut [0; 1024]).await;
+        });
+        let settings = format!("[api]\nlisten = \"{api}\"\n{WS}");
+        let asking = tokio::task::spawn_blocking(move || check_ready(&settings));
+        let said = within("an end", asking).await.expect("it does not panic");
+        other.abort();
+        let told = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        assert!(told.contains(expected), "{told}");
+    };
+    tokio::join!(meets(b"", "no answer in time"), meets(&[b'x'; 100], "no answer in time"),);
 }
