@@ -219,6 +219,8 @@ async fn above_the_soft_limit_a_pod_is_not_ready_and_takes_who_comes_up_to_the_h
     };
     leave(3).await;
     assert!(!is_ready().await, "19 are hardly fewer");
+    let said = gateway.fetch("/readyz").await.text;
+    assert!(said.contains("19 sessions") && said.contains("18"), "{said}");
     leave(1).await;
     eventually("a pod that is ready", async || is_ready().await.then_some(())).await;
 }
