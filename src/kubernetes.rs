@@ -61,7 +61,11 @@ pub async fn tell_cost(config: Config, sessions: impl Fn() -> usize, lifecycle: 
             continue;
         }
         let tell = tokio::time::timeout(TIMEOUT, tell(&config, cost));
-        match tell.await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        let answer = tokio::select! {
+            answer = tell => answer,
+            () = lifecycle.leaving().cancelled() => return,
+        };
+        match answer.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(()) => {
                 told = Some(cost);
                 fault.clear();

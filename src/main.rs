@@ -52,7 +52,10 @@ fn serve(source: Source) -> anyhow::Result<()> {
     logs::init(&settings.log).context("log.level")?;
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(settings, source))
+    let outcome = runtime.block_on(run(settings, source));
+    // A look-up of a name cannot be broken off, and may last half a minute.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {

@@ -31,6 +31,23 @@ const BACKEND_SECONDS: &[f64] =
 /// Close codes with a value of their own (RFC 6455 section 7.4 and the registry it began).
 const CODES: RangeInclusive<u16> = 1000..=1014;
 
+/// What may become of a handshake: the values of a label.
+const HANDSHAKES: [&str; 13] = [
+    "accepted",
+    "malformed",
+    "origin",
+    "unknown_path",
+    "method",
+    "not_an_upgrade",
+    "version",
+    "rate",
+    "unavailable",
+    "vetoed",
+    "backend",
+    "timeout",
+    "broken",
+];
+
 /// The families (docs/metrics.md names each one).
 pub struct Metrics {
     registry: Registry,
@@ -272,6 +289,10 @@ impl Metrics {
             "Bytes of messages that were deflated, each once.",
             &["side"],
         )?;
+        let handshakes = counters("handshakes_total", "Handshakes answered.", &["result"])?;
+        for result in HANDSHAKES {
+            handshakes.with_label_values(&[result]);
+        }
         let spans = counters("spans_total", "Spans that ended, for the collector.", &["result"])?;
         Ok(Metrics {
             sessions,
@@ -286,7 +307,7 @@ impl Metrics {
                 "Frames meant for a session that it did not get.",
                 &["path", "reason"],
             )?,
-            handshakes: counters("handshakes_total", "Handshakes answered.", &["result"])?,
+            handshakes,
             upstream_connected: named_gauges(
                 "upstream_connected",
                 "1 while this pod is connected to the upstream.",
@@ -427,7 +448,7 @@ impl Metrics {
         self.stream_backlog.with_label_values(&[name])
     }
 
-    /// `result`: a name fixed in the code.
+    /// `result`: one of `HANDSHAKES`.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();
     }

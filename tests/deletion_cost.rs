@@ -3,10 +3,12 @@
 mod support;
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use support::gateway::{DOORS, Gateway, fail_to_start};
 use support::tls::Certificate;
-use support::wait::eventually;
+use support::wait::{eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -87,6 +89,18 @@ async fn where_that_is_not_allowed_the_log_says_so_and_nothing_else_happens() {
         .await;
     assert!(!gateway.log().contains("secret-token"), "{}", gateway.log());
     gateway.open("/ws").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_does_not_answer_holds_no_pod_that_leaves() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    let (mut gateway, _account) = pod(&Certificate::new(), port).await;
+    let (_connection, _) = within("a call", listener.accept()).await.expect("it comes");
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exit().await.success());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

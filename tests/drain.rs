@@ -11,6 +11,8 @@ use rustix::process::Signal;
 use support::client::{Heard, Request, ask};
 use support::gateway::{DOORS, Gateway};
 use support::wait::{eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const WS: &str = "[[path]]\npath = \"/ws\"\n";
 
@@ -83,6 +85,24 @@ async fn sessions_are_closed_evenly_over_the_window_and_in_no_order_of_their_own
     let oldest = first.iter().filter(|&&number| number < SESSIONS / 4).count();
     assert!((1..SESSIONS / 8).contains(&oldest), "{oldest} of the oldest quarter go first");
     assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_shards_close_their_few_sessions_in_turn() {
+    const SESSIONS: usize = 16;
+    let window = Duration::from_secs(2);
+    let config = format!("[hub]\nshards = {SESSIONS}\n{}", draining("off", "2s"));
+    let gateway = Gateway::start(&config).await;
+    let clients = join_all((0..SESSIONS).map(|_| gateway.open("/ws"))).await;
+    gateway.signal(Signal::TERM);
+    let begun = Instant::now();
+    let closings = clients.into_iter().map(async |mut client| {
+        client.closing().await;
+        begun.elapsed()
+    });
+    let mut closed = join_all(closings).await;
+    closed.sort();
+    assert!(closed[SESSIONS / 2] >= window * 40 / 100, "{closed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,6 +219,8 @@ async fn above_the_soft_limit_a_pod_is_not_ready_and_takes_who_comes_up_to_the_h
     };
     leave(3).await;
     assert!(!is_ready().await, "19 are hardly fewer");
+    let said = gateway.fetch("/readyz").await.text;
+    assert!(said.contains("19 sessions") && said.contains("18"), "{said}");
     leave(1).await;
     eventually("a pod that is ready", async || is_ready().await.then_some(())).await;
 }
@@ -238,4 +260,32 @@ async fn a_health_command_asks_the_gateway_of_its_settings() {
     assert!(text(&said.stderr).contains("no gateway answers"), "{said:?}");
     let said = check_ready("[api]\nlisten = 1");
     assert_eq!(said.status.code(), Some(1), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_command_has_an_end_whatever_it_meets() {
+    let meets = async |say: &'static [u8], expected: &str| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let api = listener.local_addr().expect("it is bound");
+        // Byte by byte, for as long as somebody listens.
+        let other = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("it is asked");
+            let _ = stream.read(&mut [0; 1024]).await;
+            for byte in say {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            let _ = stream.read(&mut [0; 1024]).await;
+        });
+        let settings = format!("[api]\nlisten = \"{api}\"\n{WS}");
+        let asking = tokio::task::spawn_blocking(move || check_ready(&settings));
+        let said = within("an end", asking).await.expect("it does not panic");
+        other.abort();
+        let told = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        assert!(told.contains(expected), "{told}");
+    };
+    tokio::join!(meets(b"", "no answer in time"), meets(&[b'x'; 100], "no answer in time"),);
 }

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::process::Command;
+
 use rustix::process::Signal;
 use support::client::{Client, Heard, Request, ask};
 use support::gateway::{DOORS, Gateway};
@@ -172,4 +174,34 @@ async fn a_broken_reload_changes_nothing() {
     assert!(gateway.is_running());
     check_served(&gateway, &mut client, "/ws").await;
     check_served(&gateway, &mut gateway.open("/ws").await, "/ws").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_takes_disturbs_nobody() {
+    let drain = "[drain]\nsettle = \"off\"\nwindow = \"off\"\n";
+    let rest = "[log]\nlevel = \"trace\"\n[[path]]\npath = \"/ws\"\n";
+    let mut gateway = Gateway::start_unread(&format!("{drain}{rest}")).await;
+    assert_eq!(gateway.fetch("/v1/nothing").await.status, 404);
+    let mut client = gateway.open("/ws").await;
+    check_served(&gateway, &mut client, "/ws").await;
+    gateway.signal(Signal::TERM);
+    assert_eq!(client.closing().await.close_code(), Some(1012));
+    assert_eq!(gateway.exit().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_looked_up_for_ever_holds_no_pod_that_leaves() {
+    // The resolver reads its aliases from there, and nobody writes any.
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let aliases = dir.path().join("aliases");
+    let made = Command::new("mkfifo").arg(&aliases).status().expect("mkfifo runs");
+    assert!(made.success());
+    let upstream = "[[upstream]]\nname = \"far\"\nurl = \"ws://nowhere/\"\n";
+    let config = format!("{}{upstream}", config(&["/ws"]));
+    let environment = [("HOSTALIASES", aliases.to_str().expect("a plain name"))];
+    let mut gateway = Gateway::start_whole(&config, &environment).await;
+    let open = move || std::fs::File::options().write(true).open(aliases);
+    let _aliases = within("a look-up", tokio::task::spawn_blocking(open)).await;
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::backend::{Asked, Backend, answer, logged, status};
@@ -185,6 +186,44 @@ async fn what_is_not_sampled_leaves_no_span_and_its_context_goes_on_as_it_came()
     let spans = collector.spans();
     let names: BTreeSet<&str> = spans.iter().map(|span| &*span.name).collect();
     assert_eq!((names, spans.len()), (BTreeSet::from(["publish", "fan-out"]), 2), "{spans:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_not_sampled_stays_so_with_all_that_it_sends() {
+    let backend = Backend::start().await;
+    let rest =
+        format!("[[path]]\npath = \"/ws\"\nbackend = {{ webhook = \"{}\" }}\n", backend.url());
+    let collector = format!("http://127.0.0.1:{}", support::redis::free_port());
+    let gateway = start(&collector, "", &rest).await;
+    let unsampled = format!("00-{TRACE}-{CLIENT}-00");
+    let mut client = open_traced(&gateway, &unsampled).await;
+    client.writer.text("x").await;
+    client.leave().await;
+    for kind in ["connect", "message", "disconnect"] {
+        let asked = backend.wait(kind, 1).await.remove(0);
+        assert_eq!(asked.header("traceparent"), unsampled, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_holds_a_pod_for_seconds_and_a_third_signal_for_none() {
+    // It takes connections, and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let otlp = format!("http://{}", listener.local_addr().expect("it is bound"));
+    for (signals, at_most) in [(1, Duration::from_secs(6)), (3, Duration::from_millis(2_500))] {
+        let mut gateway = start(&otlp, "", "[[path]]\npath = \"/ws\"\n").await;
+        // What hangs is the export of these, and more wait.
+        publish(&gateway, "x", &traceparent(PUBLISHER)).await;
+        let (_connection, _) = listener.accept().await.expect("the exporter comes");
+        publish(&gateway, "y", &traceparent(PUBLISHER)).await;
+        let begun = Instant::now();
+        for said in ["not ready any more", "leaving faster", "at once"].iter().take(signals) {
+            gateway.signal(Signal::TERM);
+            logged(&gateway, &[said]).await;
+        }
+        assert!(gateway.exit().await.success());
+        assert!(begun.elapsed() < at_most, "{signals}: {:?}\n{}", begun.elapsed(), gateway.log());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

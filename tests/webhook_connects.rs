@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use rustix::process::Signal;
 use support::backend::{Asked, Backend, answer, logged, start, status};
 use support::client::{self, Heard, Request};
 use support::gateway::Gateway;
 use support::wait::eventually;
+use tokio::sync::Notify;
 
 async fn refused(gateway: &Gateway, request: &Request) -> client::Answer {
     client::ask(gateway.clients, request).await.err().expect("a refusal")
@@ -242,4 +246,35 @@ fn a_limit_for_connects_that_handshakes_do_not_last_is_refused() {
     let (is_good, said) = check("10s");
     assert!(!is_good && said.contains("is not below handshake_timeout"), "{said}");
     assert!(said.contains("raise handshake_timeout"), "{said}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_let_in_when_its_pod_has_closed_the_others_is_told_so_too() {
+    let (backend, gate) = (Backend::start().await, Arc::new(Notify::new()));
+    let opened = gate.clone();
+    backend.answer(move |asked| {
+        let opened = opened.clone();
+        async move {
+            if asked.kind() == "connect" {
+                opened.notified().await;
+            }
+            status(204)
+        }
+    });
+    let timeouts =
+        "[limits]\nclose_timeout = \"100ms\"\n[drain]\nsettle = \"off\"\nwindow = \"off\"";
+    let mut gateway = start(&backend, timeouts, "").await;
+    let addr = gateway.clients;
+    let late = tokio::spawn(async move { client::open(addr, "/ws").await });
+    backend.wait("connect", 1).await;
+    let mut other = gateway.open("/ws/other").await;
+    gateway.signal(Signal::TERM);
+    // The time to answer a close frame is over: of another, and of that client's, had it got one.
+    assert_eq!(other.reader.next().await.close_code(), Some(1012));
+    assert_eq!(other.reader.next().await, Heard::End);
+    gate.notify_one();
+    let mut late = late.await.expect("a 101");
+    assert_eq!(late.closing().await.close_code(), Some(1012));
+    backend.wait("disconnect", 1).await;
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
 }

@@ -17,7 +17,7 @@ use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::lifecycle::{Signals, Wish};
 use crate::proto::close::Cause;
 use crate::proto::millis::millis;
-use crate::proto::pacing::due;
+use crate::proto::pacing::{due, share};
 
 /// How often some sessions are closed.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
@@ -44,13 +44,19 @@ impl App {
                 }
             }
         };
+        let leave = async {
+            self.leave_by_phases(&hurry).await;
+            self.hub.stop();
+            self.tracer.finish(SPANS_TIMEOUT).await;
+        };
         tokio::select! {
-            () = self.leave_by_phases(&hurry) => {}
+            () = leave => return,
             () = self.tell_progress() => {}
-            () = insist => tracing::warn!(sessions = self.hub.occupied(), "left at once"),
+            () = insist => {}
         }
+        tracing::warn!(sessions = self.hub.occupied(), "left at once");
         self.hub.stop();
-        self.tracer.finish(SPANS_TIMEOUT).await;
+        self.tracer.finish(Duration::ZERO).await;
     }
 
     async fn leave_by_phases(&self, hurry: &CancellationToken) {
@@ -97,14 +103,14 @@ impl App {
         if window.is_zero() {
             return;
         }
-        let populations: Vec<usize> = self.hub.populations().collect();
-        let mut told = vec![0; populations.len()];
+        let mut left: Vec<usize> = self.hub.populations().collect();
+        let (all, mut told) = (left.iter().sum(), 0);
         loop {
             let passed = begun.elapsed();
-            for (shard, (&all, told)) in populations.iter().zip(&mut told).enumerate() {
-                let count = due(all, passed, window) - *told;
+            let count = due(all, passed, window) - told;
+            told += count;
+            for (shard, count) in share(count, &mut left).into_iter().enumerate() {
                 if count > 0 {
-                    *told += count;
                     let farewell = Farewell::Fixed(Farewell::moved());
                     let (whom, cause) = (Whom::Next(count), Cause::Drain);
                     self.hub.sweep_shard(shard, Sweep { whom, cause, farewell });

@@ -209,6 +209,7 @@ fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use crate::proto::paths::Pattern;
 
     const GOOD: &[(&str, &str)] = &[
@@ -285,6 +286,30 @@ mod tests {
         assert_eq!(status("GET", "/ws"), Some(404));
         assert_eq!(status("GET", "/ws/a/"), Some(404));
         assert_eq!(status("POST", "/ws/a"), Some(405));
+    }
+
+    #[test]
+    fn whatever_becomes_of_handshakes_is_counted_from_zero() {
+        let metrics = Metrics::new().expect("families have names of their own");
+        let text = metrics.encode();
+        let line = String::new();
+        let refusals = [
+            Refusal::Malformed(""),
+            Refusal::Origin,
+            Refusal::UnknownPath,
+            Refusal::Method,
+            Refusal::NotAnUpgrade,
+            Refusal::Version,
+            Refusal::TooOften,
+            Refusal::Unavailable(""),
+            Refusal::Vetoed { status: StatusCode::FORBIDDEN, line, retry_after: None },
+            Refusal::Unanswered,
+        ];
+        let results = refusals.iter().map(Refusal::result);
+        for result in results.chain(["accepted", "timeout", "broken"]) {
+            let series = format!("pathcast_handshakes_total{{result=\"{result}\"}} 0\n");
+            assert!(text.contains(&series), "{series}");
+        }
     }
 
     #[test]

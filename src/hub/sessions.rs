@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mio::{Registry, Token};
@@ -225,11 +225,13 @@ impl Sessions {
         if let Err(error) = socket.register(&self.registry, Token(slot)) {
             tracing::warn!(%error, "cannot watch a socket");
             self.end(slot, None, Close::new(Close::NO_FRAME, ""), Cause::Server);
+            self.finish(slot);
             return None;
         }
         let remote = socket.remote();
         session.socket = Some(socket);
         if session.phase == Phase::Lingering {
+            self.arm_linger(slot, self.config.close_timeout);
             self.flush(slot);
             return None;
         }
@@ -590,10 +592,13 @@ impl Sessions {
             Cause::Slow => self.config.slow_after,
             _ => self.config.close_timeout,
         };
-        let due = self.now_ms + millis(linger);
-        self.timers.push(Reverse((due, slot, session.generation, Timer::Linger)));
+        // Its farewell waits for a socket that has yet to come, or will not: `open`, `abandon`.
+        let has_socket = session.socket.is_some();
         if was_open {
             session.metrics.ended(told.code, cause);
+        }
+        if has_socket {
+            self.arm_linger(slot, linger);
         }
         let inbound = self.inbound.clone();
         inbound.closed(self.who(slot), was_open.then_some((&told, cause)));
@@ -679,6 +684,12 @@ impl Sessions {
                 }
             }
         }
+    }
+
+    fn arm_linger(&mut self, slot: usize, linger: Duration) {
+        let due = self.now_ms + millis(linger);
+        let generation = self.slab[slot].generation;
+        self.timers.push(Reverse((due, slot, generation, Timer::Linger)));
     }
 
     /// A client that still takes what waits for it is given the time.

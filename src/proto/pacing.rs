@@ -43,6 +43,19 @@ pub fn due(all: usize, passed: Duration, whole: Duration) -> usize {
     }
 }
 
+/// Takes `count` from what is `left` of several parts, one at a time where most is: so parts of one size take
+/// turns. How many of each; fewer where no more are left.
+pub fn share(count: usize, left: &mut [usize]) -> Vec<usize> {
+    let mut taken = vec![0; left.len()];
+    for _ in 0..count {
+        let most = left.iter_mut().zip(&mut taken).max_by_key(|(left, _)| **left);
+        let Some((left, taken)) = most.filter(|(left, _)| **left > 0) else { break };
+        *left -= 1;
+        *taken += 1;
+    }
+    taken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +70,15 @@ mod tests {
         assert_eq!(due(0, ms(0), whole), 0);
         assert_eq!(due(7, ms(0), ms(0)), 7);
         assert_eq!(due(usize::MAX, Duration::MAX, Duration::MAX), usize::MAX);
+    }
+
+    #[test]
+    fn parts_of_one_size_take_turns_and_a_large_one_comes_first() {
+        let mut left = [2, 2, 5];
+        assert_eq!(share(3, &mut left), [0, 0, 3]);
+        assert_eq!(share(3, &mut left), [1, 1, 1]);
+        assert_eq!((share(9, &mut left), left), (vec![1, 1, 1], [0, 0, 0]));
+        assert!(share(1, &mut []).is_empty());
     }
 
     #[test]

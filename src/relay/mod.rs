@@ -388,10 +388,13 @@ impl Relay {
             let was_crowded = self.is_crowded.load(Ordering::Relaxed);
             // Once it was said, some have to go: a pod that is ready every other second is worse
             // than one that is not.
-            let most = if was_crowded { soft_max - soft_max / 10 } else { soft_max };
+            let fewer = soft_max - soft_max / 10;
+            let most = if was_crowded { fewer } else { soft_max };
             self.is_crowded.store(sessions > most, Ordering::Relaxed);
             if sessions > most {
-                return Err(format!("{sessions} sessions are more than limits.sessions_soft_max"));
+                return Err(format!(
+                    "{sessions} sessions: ready again with {fewer}, as limits.sessions_soft_max is {soft_max}"
+                ));
             }
         }
         match self.broker.outage() {

@@ -1,11 +1,12 @@
 //! Logs, to standard error: standard output belongs to what a person asked for.
 //!
 //! One event is one line, whatever is in it: a name or a reason that a client chose could else look like a
-//! line of ours, or move a terminal's cursor. As JSON the library sees to that; lines for people are written
-//! by a field formatter of our own, since the library's leaves line breaks as they are.
+//! line of ours, move a terminal's cursor, or turn the line about. Lines for people are written by a field
+//! formatter of our own, since the library's leaves line breaks as they are; as JSON it escapes what JSON wants
+//! escaped, and what is left of the rest when it is written.
 
 use std::fmt::{self, Debug, Write};
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 
 use serde::{Deserialize, Serialize};
 use tracing::field::Field;
@@ -36,11 +37,15 @@ pub fn init(config: &Config) -> Result<(), ParseError> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would be told on standard error, too, with a panic where that is what fails.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // Fails only where a test has begun to log before.
     let _ = match config.format {
         Format::Human => logs.with_target(false).fmt_fields(for_people()).try_init(),
-        Format::Json => logs.json().flatten_event(true).try_init(),
+        Format::Json => {
+            logs.json().flatten_event(true).with_writer(|| JsonLine(io::stderr())).try_init()
+        }
     };
     Ok(())
 }
@@ -56,15 +61,21 @@ fn for_people() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'stat
     debug_fn(write).delimited(" ")
 }
 
-/// Writes on, with everything escaped that is not to be seen, or turns the line about.
+/// What is not to be seen, or turns the line about: controls, line and paragraph separators, and what
+/// reorders text (Unicode, `Bidi_Control`).
+fn is_tricky(char: char) -> bool {
+    match char {
+        '\u{2028}'..='\u{202e}' => true,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2066}'..='\u{2069}' => true,
+        char => char.is_control(),
+    }
+}
+
+/// Writes on, with everything escaped that is tricky.
 struct OneLine<'a, W>(&'a mut W);
 
 impl<W: Write> Write for OneLine<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let is_tricky = |char: char| {
-            // Of the latter: line and paragraph separators, and what reorders text.
-            char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        };
         let mut rest = text;
         while let Some((at, char)) = rest.char_indices().find(|&(_, char)| is_tricky(char)) {
             write!(self.0, "{}{}", &rest[..at], char.escape_default())?;
@@ -74,15 +85,39 @@ impl<W: Write> Write for OneLine<'_, W> {
     }
 }
 
+/// Writes lines of JSON on, the rest of what is tricky escaped as JSON has it. A line is written as a whole, and
+/// ends with the only control character that is left in it.
+struct JsonLine<W>(W);
+
+impl<W: io::Write> io::Write for JsonLine<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let is_left = |char: char| is_tricky(char) && char != '\n';
+        if text.contains(is_left) {
+            let escape = |char: char| match is_left(char) {
+                true => format!("\\u{:04x}", u32::from(char)),
+                false => char.to_string(),
+            };
+            self.0.write_all(text.chars().map(escape).collect::<String>().as_bytes())?;
+        } else {
+            self.0.write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
     use std::sync::{Arc, Mutex};
     use tracing::subscriber::with_default;
 
-    const HOSTILE: &str =
-        "x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{2028}\u{202e}\u{7f}";
+    const HOSTILE: &str = "x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{7f}é\
+                           \u{2028}\u{202e}\u{200f}\u{61c}";
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -123,7 +158,7 @@ mod tests {
         let text = written.text();
         let line = text.strip_suffix('\n').expect("a whole line");
         assert!(!line.contains(char::is_control), "{line:?}");
-        assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");
+        assert!(!line.contains(['\u{2028}', '\u{202e}', '\u{200f}', '\u{61c}']), "{line:?}");
         assert!(line.contains(r"WARN a reason: x\r\n2026"), "{line}");
         assert!(line.contains(r"origin=x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J"), "{line}");
     }
@@ -133,14 +168,16 @@ mod tests {
         let written = Written::default();
         let writer = written.clone();
         let logs = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
+            .with_writer(move || JsonLine(writer.clone()))
             .json()
             .flatten_event(true)
             .finish();
         with_default(logs, tell_hostile);
         let text = written.text();
         let line = text.strip_suffix('\n').expect("a whole line");
-        assert!(line.bytes().all(|byte| byte >= 0x20), "{line:?}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(!line.contains(['\u{2028}', '\u{202e}', '\u{200f}', '\u{61c}']), "{line:?}");
+        assert!(line.contains('é'), "{line:?}");
         let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
         assert_eq!((&told["path"], &told["origin"]), (&HOSTILE.into(), &HOSTILE.into()));
         assert_eq!(told["message"], format!("a reason: {HOSTILE}"));

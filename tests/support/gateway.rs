@@ -66,20 +66,34 @@ impl Gateway {
         Gateway::start_binary(BINARY.as_ref(), config, environment).await
     }
 
+    /// Starts one whose standard error fails: its reader has gone, or the disk is full.
+    pub async fn start_unread(rest: &str) -> Gateway {
+        let (dir, config_file) = write_config(&format!("{DOORS}{rest}"));
+        let mut command = command(BINARY.as_ref(), &config_file, &[]);
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        command.stderr(full);
+        Gateway::run(command, dir, config_file).await
+    }
+
     async fn start_binary(binary: &OsStr, config: &str, environment: &[(&str, &str)]) -> Gateway {
-        raise_files_limit();
         let (dir, config_file) = write_config(config);
         let mut command = command(binary, &config_file, environment);
         // Only who tests leaving waits for it.
         if binary == BINARY && !config.contains("[drain]") {
             command.env("PATHCAST__DRAIN__SETTLE", "off").env("PATHCAST__DRAIN__WINDOW", "off");
         }
+        Gateway::run(command, dir, config_file).await
+    }
+
+    async fn run(mut command: Command, dir: tempfile::TempDir, config_file: PathBuf) -> Gateway {
+        raise_files_limit();
         let mut child = command.spawn().expect("the built binary starts");
 
         let log = Arc::new(Mutex::new(String::new()));
-        let stderr = child.stderr.take().expect("stderr was piped");
-        let keep = Arc::clone(&log);
-        std::thread::spawn(move || keep_log(stderr, &keep));
+        if let Some(stderr) = child.stderr.take() {
+            let keep = Arc::clone(&log);
+            std::thread::spawn(move || keep_log(stderr, &keep));
+        }
         let stdout = child.stdout.take().expect("stdout was piped");
         let (say, said) = mpsc::channel();
         std::thread::spawn(move || {
@@ -103,6 +117,7 @@ impl Gateway {
             let _ = child.kill();
             let status = child.wait();
             let log = log.lock().expect("no holder of the log panics");
+            let config = std::fs::read_to_string(&config_file).expect("it was written");
             panic!("no addresses on stdout; ended with {status:?}, and said:\n{log}\n{config}");
         };
         // Whatever a developer's environment says of proxies, this is loopback.
