@@ -39,6 +39,8 @@ REFUSALS = [
     ({"config": {"clients": {"listen": "0.0.0.0:80"}}}, "config.clients.listen is the chart's"),
     ({"config": {"webhook": {"secret": [{"key": "whsec_x"}]}}}, "would put the secret into a ConfigMap"),
     ({"config": {"clients": {"tls": {"cert": "c", "key": "k"}}}}, "set test.enabled to false"),
+    ({"config": {"clients": {"tls": {"cert": "c", "key": "k"}}}, "test": {"enabled": False}}, "set service.appProtocol to kubernetes.io/wss"),
+    ({"service": {"externalTrafficPolicy": "Local"}}, "NodePort or LoadBalancer"),
     ({"api": {"keys": [KEY, KEY]}}, 'the name "sensors" is taken'),
     ({"api": {"keys": [{**KEY, "name": "metrics"}]}}, 'the name "metrics" is taken'),
     ({"api": {"keys": [{**KEY, "sha256": "0" * 64, "secret": {"name": "a", "key": "b"}}]}}, "both sha256 and secret"),
