@@ -29,6 +29,7 @@ REFUSALS = [
         {**REDIS, "autoscaling": {"hpa": {"enabled": True}}, "config": {"limits": {"sessions_max": 4000}}},
         "stay below config.limits.sessions_max, 4000",
     ),
+    ({"config": {"limits": {"sessions_soft_max": 5000}}}, "one pod alone has nobody to leave clients to"),
     ({"terminationGracePeriodSeconds": 30}, "30 is too short, pods would be killed while they drain: config.drain adds up to 60"),
     ({"terminationGracePeriodSeconds": 59}, "59 is too short"),
     ({"config": {"drain": {"window": "10m"}}, "terminationGracePeriodSeconds": 600}, "config.drain adds up to 630"),

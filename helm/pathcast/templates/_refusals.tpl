@@ -83,6 +83,9 @@
 {{- end -}}
 {{- end -}}
 
+{{- if and ($config.limits).sessions_soft_max (not (include "pathcast.scales" .)) (eq (int $values.replicaCount) 1) -}}
+{{- fail "config.limits.sessions_soft_max: one pod alone has nobody to leave clients to, and above it nobody could publish through the Service either: leave it out, sessions_max is enough" -}}
+{{- end -}}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled -}}
 {{- fail "metrics.podMonitor and metrics.serviceMonitor would count every session twice: enable one of them" -}}
 {{- end -}}
