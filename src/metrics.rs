@@ -56,6 +56,8 @@ pub struct Metrics {
     pub deflate_after_bytes: IntCounter,
     pub fanout_seconds: Histogram,
     pub outbox_bytes: IntGauge,
+    pub outbox_bytes_max: IntGauge,
+    pub stream_backlog_max: IntGauge,
     pub configuration_refused: IntGauge,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
@@ -320,6 +322,11 @@ impl Metrics {
             delivery_writes: counter("delivery_writes_total", "Writes that carried them.")?,
             fanout_seconds,
             outbox_bytes: gauge("outbox_bytes", "Bytes that wait for sockets.")?,
+            outbox_bytes_max: gauge("outbox_bytes_max", "How many may wait for sockets.")?,
+            stream_backlog_max: gauge(
+                "stream_backlog_max",
+                "At how many entries that a group has not acknowledged a stream is full.",
+            )?,
             configuration_refused: gauge(
                 "configuration_refused",
                 "1 while the configuration cannot be taken, and the one before it holds.",

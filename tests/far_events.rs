@@ -248,15 +248,20 @@ async fn a_gap_is_told_to_those_before_when_another_listener_finds_a_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connect_tells_the_trace_it_belongs_to() {
+async fn the_events_of_a_session_tell_the_trace_that_it_came_within() {
     let server = Redis::start();
     let (a, b) = (start(&server).await, start(&server).await);
     let mut events = a.listen("/ws").await;
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (header, expected) in [(traceparent, json!(traceparent)), ("00-x", Value::Null)] {
         let request = support::client::Request::upgrade("/ws").header("traceparent", header);
-        let _client = support::client::ask(b.clients, &request).await.expect("the path is open");
-        let connect = events.until(|event| event.kind == "connect").await.json();
-        assert_eq!(connect["traceparent"], expected, "{connect}");
+        let client = support::client::ask(b.clients, &request).await;
+        let mut client = client.expect("the path is open");
+        client.writer.text("x").await;
+        client.writer.close(None, "").await;
+        for kind in ["connect", "message", "disconnect"] {
+            let event = events.next().await.json();
+            assert_eq!((&event["type"], &event["traceparent"]), (&json!(kind), &expected));
+        }
     }
 }

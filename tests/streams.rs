@@ -136,6 +136,8 @@ async fn an_entry_is_the_event_of_its_id_member_by_member() {
             assert!(told.data.ends_with(&format!("\"msg\":{msg}}}")), "byte for byte: {told:?}");
         }
     }
+    let traced = found.iter().filter(|entry| entry.contains_key("traceparent")).count();
+    assert_eq!(traced, 2 * 4, "all of those that came within a trace");
     let keys = server.command(&["KEYS", "pathcast:in:/ws/other:*"]);
     assert_eq!(keys, "");
     for seqs in first_occurrences(&found).values() {

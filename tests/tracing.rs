@@ -168,12 +168,15 @@ async fn what_is_not_sampled_leaves_no_span_and_its_context_goes_on_as_it_came()
     let mut client = open_traced(&gateway, &unsampled).await;
     publish(&gateway, "quiet", &unsampled).await;
     client.expect_text("quiet").await;
-    let connect = backend.wait("connect", 1).await.remove(0);
-    assert_eq!(connect.header("traceparent"), unsampled);
+    client.writer.text("quiet, too").await;
+    for kind in ["connect", "message"] {
+        let asked = backend.wait(kind, 1).await.remove(0);
+        assert_eq!(asked.header("traceparent"), unsampled);
+    }
     // One that begins here says that nobody keeps a record of it.
     let mut other = gateway.open("/ws").await;
     other.writer.text("x").await;
-    let message = backend.wait("message", 1).await.remove(0);
+    let message = backend.wait("message", 2).await.remove(1);
     assert!(message.header("traceparent").ends_with("-00"));
     // A publisher's word counts for more than the ratio.
     publish(&gateway, "loud", &traceparent(PUBLISHER)).await;

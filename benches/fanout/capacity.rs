@@ -4,7 +4,7 @@
 //! Nothing here is measured, and nothing is put in by hand but the questions.
 
 use crate::bench::Bench;
-use crate::growth::Point;
+use crate::point::Point;
 use crate::report::grouped;
 
 /// The question: so many sessions, so many of them on a pod, and messages of so many bytes.

@@ -10,10 +10,11 @@ use crate::bench::{Bench, check_faults};
 use crate::capacity::{self, Model};
 use crate::pairs::Median;
 use crate::plot::{self, Line};
+use crate::point::Point;
 use crate::redis::{Audience, Redis, Stranger};
 use crate::report::{grouped, micros_each};
 use crate::server::{CROWD, Server, Setup};
-use crate::side::{Load, Measured, Side};
+use crate::side::{Load, Side};
 
 const CLIENTS: &[usize] = &[100, 300, 1_000, 3_000, 10_000];
 /// Where nothing is joined: what a write costs.
@@ -39,16 +40,6 @@ const SIZES_WINDOW: usize = 4;
 /// `PUBLISH`es to subscribers that are no pods, and how many are on their way.
 const PUBLISHES: usize = 20_000;
 const PIPELINED: usize = 64;
-
-/// The median of some runs.
-#[derive(Debug, Clone, Copy)]
-pub struct Point {
-    /// CPU of all gateways.
-    pub delivery_us: f64,
-    pub message_us: f64,
-    pub frames_per_write: f64,
-    deliveries_per_second: f64,
-}
 
 /// Points by how much there is of what grows.
 pub type Curve = Vec<(usize, Point)>;
@@ -227,18 +218,6 @@ fn span(bench: &Bench) -> Duration {
 
 fn of(points: &[(usize, Point)]) -> Vec<(f64, f64)> {
     points.iter().map(|&(count, point)| (count as f64, point.delivery_us)).collect()
-}
-
-impl Point {
-    fn of(runs: &[Measured]) -> Point {
-        let of = |figure: fn(&Measured) -> f64| Median::of(runs.iter().map(figure).collect()).value;
-        Point {
-            delivery_us: of(Measured::each_micros),
-            message_us: of(|one| micros_each(one.cpu, one.messages)),
-            frames_per_write: of(|one| one.frames_per_write),
-            deliveries_per_second: of(|one| one.deliveries as f64 / one.span.as_secs_f64()),
-        }
-    }
 }
 
 /// A publisher to several paths in turn.

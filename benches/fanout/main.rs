@@ -26,6 +26,7 @@ mod memory;
 mod page;
 mod pairs;
 mod plot;
+mod point;
 mod probe;
 mod process;
 mod redis;

@@ -210,7 +210,7 @@ chart("Backend latency", "From an event until its backend had it.",
 chart("Held sessions", "Clients that are not read until a backend can take more.",
       ("sum by (backend) (pathcast_backend_held_sessions{@pods})", "{{backend}}"))
 chart("Stream backlog", "Entries that some group of readers has not acknowledged, of the path's fullest stream; full at broker.stream_backlog_max.",
-      ("max by (path) (pathcast_stream_backlog{@paths})", "{{path}}"))
+      ("max by (path) (pathcast_stream_backlog{@paths})", "{{path}}"), ("max(pathcast_stream_backlog_max{@pods})", "full"))
 chart("Waiting for webhooks", "Bytes of events that wait to be posted, or are being posted, by pod.",
       ("sum by (pod, instance) (pathcast_webhook_waiting_bytes{@pods})", BY_POD), unit="bytes")
 chart("Listeners", "Who hears server-sent events, the paths that pods tell each other of for them, and the events a second that they missed.",
@@ -246,8 +246,8 @@ chart("Sessions against the soft limit", "Above 100 % a pod is not ready, so tha
        ' / sum by (pod, instance) (pathcast_sessions_limit{@pods,kind="soft"})', BY_POD), unit="percentunit", width=6, bound=1)
 chart("Open files against their limit", "Each session is an open file.",
       ("max by (pod, instance) (process_open_fds{@pods} / process_max_fds{@pods})", BY_POD), unit="percentunit", width=6, bound=0.85)
-chart("Outboxes against their limit", "Of limits.outbox_total_bytes_max, which stands above as a variable: at 100 % slow clients are closed.",
-      ("sum by (pod, instance) (pathcast_outbox_bytes{@pods}) / $outbox_total_bytes_max", BY_POD), unit="percentunit", width=6, bound=0.9)
+chart("Outboxes against their limit", "Of limits.outbox_total_bytes_max: at 100 % slow clients are closed.",
+      ("sum by (pod, instance) (pathcast_outbox_bytes{@pods}) / sum by (pod, instance) (pathcast_outbox_bytes_max{@pods})", BY_POD), unit="percentunit", width=6, bound=0.9)
 
 row("Resources")
 chart("Processors", "Processors that a pod keeps busy.",
@@ -301,15 +301,6 @@ variables = [
     variable("pod", "Pod", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace",job=~"$job"}, pod)', ".*"),
     variable("instance", "Instance", 'label_values(pathcast_broker_up{cluster=~"$cluster",namespace=~"$namespace",job=~"$job",pod=~"$pod"}, instance)', ".*"),
     variable("path", "Path", 'label_values(pathcast_sessions{cluster=~"$cluster",namespace=~"$namespace",job=~"$job"}, path)', ".*"),
-    {
-        "type": "textbox",
-        "name": "outbox_total_bytes_max",
-        "label": "outbox_total_bytes_max",
-        # 512 MiB, the default.
-        "query": "536870912",
-        "current": {"selected": True, "text": "536870912", "value": "536870912"},
-        "hide": 0,
-    },
 ]
 
 dashboard = {

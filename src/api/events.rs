@@ -26,7 +26,7 @@ use crate::api::call::Call;
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, publish};
-use crate::backend::sse::{Event, Heard, Topic};
+use crate::backend::sse::heard::{Event, Heard, Topic};
 use crate::proto::paths::Paths;
 use crate::proto::telling::Missed;
 use crate::relay::listening::Listening;
@@ -204,7 +204,7 @@ fn written(heard: Heard) -> Bytes {
 mod tests {
     use super::*;
     use crate::api::fixture::Door;
-    use crate::backend::sse::Origin;
+    use crate::backend::sse::heard::Origin;
     use crate::proto::event::Kind;
     use crate::proto::grant::Grant;
     use crate::proto::path::Path;

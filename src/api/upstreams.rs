@@ -16,7 +16,7 @@ use crate::api::call::Call;
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Parameters;
 use crate::api::{Scope, State, events, publish};
-use crate::backend::sse::Topic;
+use crate::backend::sse::heard::Topic;
 use crate::proto::grant::UPSTREAM;
 use crate::proto::msg::Address;
 use crate::proto::upstream::Dispatch;

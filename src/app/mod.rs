@@ -120,8 +120,11 @@ impl App {
         let shards = settings.hub.shards;
         let hard = settings.hub.sessions_max;
         let soft = settings.relay.sessions_soft_max.unwrap_or(hard);
-        metrics.sessions_limit_hard.set(i64::try_from(hard).unwrap_or(i64::MAX));
-        metrics.sessions_limit_soft.set(i64::try_from(soft).unwrap_or(i64::MAX));
+        let limit = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        metrics.sessions_limit_hard.set(limit(hard as u64));
+        metrics.sessions_limit_soft.set(limit(soft as u64));
+        metrics.outbox_bytes_max.set(limit(settings.hub.outbox_total_bytes_max as u64));
+        metrics.stream_backlog_max.set(limit(settings.stream_backlog_max));
         let (webhooks, lanes) = Webhooks::new(
             settings.webhook,
             shards,

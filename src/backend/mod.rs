@@ -3,7 +3,6 @@
 pub mod held;
 pub mod lanes;
 pub mod parts;
-pub mod ring;
 pub mod sse;
 pub mod stream;
 pub mod webhook;

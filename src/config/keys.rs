@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::api;
 use crate::config::fault::{At, Fault};
-use crate::config::{Source, bounded, wire};
+use crate::config::files::bounded;
+use crate::config::{Source, wire};
 use crate::proto::grant::{Glob, Grant};
 
 /// Shorter ones can be guessed.

@@ -1,42 +1,29 @@
 //! From what is written to what it means: each part's own `Config`, or the first fault.
 //!
-//! Here is everything that the schema cannot say: addresses, origins, patterns, and what does not
-//! go together.
+//! Here is what the schema cannot say: addresses, limits, and what does not go together. The larger parts
+//! have files of their own.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::path::Path;
-use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::api;
-use crate::broker;
-use crate::broker::redis::Address;
-use crate::broker::redis::tls::{Flaw, Identity, Tls};
+use crate::config::brokers::redis;
 use crate::config::fault::{At, Fault};
+use crate::config::origins::origins;
+use crate::config::paths::paths;
 use crate::config::schema::nearest;
-use crate::config::{Drain, Settings, Source, bounded, keys, upstreams, webhooks, wire};
+use crate::config::{Drain, Settings, Source, keys, upstreams, webhooks, wire};
 use crate::gateway;
 use crate::hub;
 use crate::kubernetes;
-use crate::proto::paths::{Configured, Invalid, OnFull, OnGap, Origins, Paths, Pattern, Slow};
 use crate::proto::webhook::url::Url;
 use crate::relay;
 use crate::trace::{logs, span};
 
 /// As many shards as a machine could want; also the schema's bound.
 const SHARDS_MAX: usize = 256;
-
-/// Below this one slow answer of a Redis that lives would be taken for a death.
-const LEASE_TTL_MIN: Duration = Duration::from_secs(3);
-
-/// Longer, and messages would be late rather than together.
-const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(1);
-
-/// All authorities that a system knows take a quarter of it.
-const PEM_BYTES_MAX: u64 = 1 << 20;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -95,88 +82,6 @@ pub fn settings(
         kubernetes: kubernetes(&wire.kubernetes, source)?,
         source: None,
         wire,
-    })
-}
-
-/// `None`: the memory broker.
-fn redis(
-    written: &wire::Broker,
-    publish_bytes_max: usize,
-) -> Result<Option<broker::redis::Config>, Fault> {
-    let at = |key| At::keys(["broker", key]);
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte);
-    if written.prefix.is_empty() || !written.prefix.bytes().all(is_plain) {
-        let what = format!("{:?} cannot begin the names of channels", written.prefix);
-        let advice = "letters, digits and any of \".:_-\"";
-        return Err(Fault::value(at("prefix"), what).advise(advice));
-    }
-    if written.lease_ttl.0 < LEASE_TTL_MIN {
-        let what = "a pod that is merely busy would be taken for dead";
-        return Err(Fault::value(at("lease_ttl"), what).advise("at least \"3s\""));
-    }
-    let address = written.url.as_ref().map(|url| {
-        // It may hold a password, so it is not shown.
-        Address::parse(url).map_err(|error| {
-            Fault::value(at("url"), format!("this is not the URL of a Redis: {error}")).advise(
-                "as in \"redis://127.0.0.1:6379\"; @ / : # % in a password are written as %40 …",
-            )
-        })
-    });
-    let Some(address) = secured(address.transpose()?, written)? else { return Ok(None) };
-    Ok(Some(broker::redis::Config {
-        address,
-        prefix: written.prefix.clone(),
-        lease_ttl: written.lease_ttl.0,
-        publish_bytes_max,
-        ask_timeout: written.unicast_timeout.0,
-    }))
-}
-
-/// The address with what stands in the files for TLS.
-fn secured(address: Option<Address>, written: &wire::Broker) -> Result<Option<Address>, Fault> {
-    let at = |key| At::keys(["broker", key]);
-    let address = match address {
-        Some(address) if address.is_secured() => address,
-        address => {
-            let files = [("ca", &written.ca), ("cert", &written.cert), ("key", &written.key)];
-            let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some()) else {
-                return Ok(address);
-            };
-            let what = "this says nothing without TLS to Redis";
-            return Err(Fault::value(at(key), what).advise("url = \"rediss://…\", with two s"));
-        }
-    };
-    let identity = match (&written.cert, &written.key) {
-        (None, None) => None,
-        (Some(cert), Some(key)) => {
-            Some(Identity { cert: pem(cert, at("cert"))?, key: pem(key, at("key"))? })
-        }
-        (Some(_), None) => {
-            let what = "a certificate is of no use without its key";
-            return Err(Fault::value(at("cert"), what).advise("add key = \"…\", a PEM file too"));
-        }
-        (None, Some(_)) => {
-            let what = "a key is of no use without its certificate";
-            return Err(Fault::value(at("key"), what).advise("add cert = \"…\", a PEM file too"));
-        }
-    };
-    let authority = written.ca.as_ref().map(|ca| pem(ca, at("ca"))).transpose()?;
-    let secured = address.secured(Tls { authority, identity });
-    secured.map(Some).map_err(|flaw| {
-        let key = match flaw {
-            Flaw::Authority(_) => "ca",
-            Flaw::Cert(_) => "cert",
-            Flaw::Key(_) => "key",
-        };
-        let advice = "PEM files: text with lines such as -----BEGIN CERTIFICATE-----";
-        Fault::value(at(key), flaw.to_string()).advise(advice)
-    })
-}
-
-pub fn pem(file: &Path, at: At) -> Result<Vec<u8>, Fault> {
-    bounded(file, PEM_BYTES_MAX).map_err(|error| {
-        Fault::value(at, format!("{} cannot be read: {error}", file.display()))
-            .advise("a PEM file that this process may read")
     })
 }
 
@@ -311,206 +216,6 @@ fn address(text: &str, at: At) -> Result<SocketAddr, Fault> {
             }
         }
     })
-}
-
-fn origins(written: &[String], at: &At) -> Result<Origins, Fault> {
-    if let Some(any) = written.iter().position(|origin| origin == "*") {
-        return match written.len() {
-            1 => Ok(Origins::Any),
-            _ => Err(Fault::value(
-                at.index(any),
-                "\"*\" allows every origin, the others say nothing",
-            )
-            .advise("leave \"*\" out, or leave it alone")),
-        };
-    }
-    let mut same_host = false;
-    let mut origins = Vec::new();
-    for (index, text) in written.iter().enumerate() {
-        match text.as_str() {
-            "same-host" => same_host = true,
-            _ => origins.push(origin(text).map_err(|advice| {
-                Fault::value(at.index(index), format!("{text:?} is not an origin")).advise(advice)
-            })?),
-        }
-    }
-    Ok(Origins::Listed { same_host, origins })
-}
-
-/// As browsers send it: lower case, without the scheme's own port. The error is advice.
-fn origin(text: &str) -> Result<String, String> {
-    let example = "an origin is a scheme and a host, as in \"https://app.example\", \
-                   or one of the words \"same-host\" and \"*\"";
-    let text = text.to_ascii_lowercase();
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(match nearest(&text, ["same-host"]) {
-            Some(word) => format!("did you mean {word:?}?"),
-            None => example.into(),
-        });
-    };
-    if rest.contains('*') {
-        return Err("there are no wildcards: list each origin, or allow all with [\"*\"]".into());
-    }
-    if let Some((origin, _)) = rest.split_once('/') {
-        return Err(format!("an origin ends after the host: \"{scheme}://{origin}\""));
-    }
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (rest, None),
-    };
-    let plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#@,\\\"<>".contains(&byte);
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let named = !host.is_empty() && host.bytes().all(plain) && (bracketed || !host.contains(':'));
-    let schemed = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    let number = port.map(|port| port.parse::<u16>());
-    if !named || !schemed || matches!(number, Some(Err(_) | Ok(0))) {
-        return Err(example.into());
-    }
-    Ok(match (scheme, number) {
-        (_, None) | ("http", Some(Ok(80))) | ("https", Some(Ok(443))) => {
-            format!("{scheme}://{host}")
-        }
-        (_, Some(port)) => format!("{scheme}://{host}:{}", port.unwrap_or_default()),
-    })
-}
-
-fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
-    let root = At::keys(["path"]);
-    if wire.path.is_empty() {
-        return Err(Fault::value(root, "there is no path that clients could open")
-            .advise("add one: [[path]] and below it path = \"/ws\""));
-    }
-    let mut paths = Paths::default();
-    for (index, written) in wire.path.iter().enumerate() {
-        let at = root.index(index);
-        let invalid = |error| invalid(error, &wire.path[..=index]);
-        let pattern = Pattern::parse(&written.path).map_err(invalid)?;
-        let concrete_paths_max = written.concrete_paths_max;
-        paths
-            .add(Configured {
-                pattern,
-                wholemsg: written.wholemsg,
-                echo: written.echo,
-                heartbeat: written.heartbeat.0,
-                idle: written.idle.0,
-                subprotocols: subprotocols(&written.subprotocols, &at.key("subprotocols"))?,
-                compress_from_bytes: written.compress.0,
-                origins: match &written.origins {
-                    Some(written) => Some(origins(written, &at.key("origins"))?),
-                    None => None,
-                },
-                on_gap: match written.on_gap {
-                    wire::OnGap::Ignore => OnGap::Ignore,
-                    wire::OnGap::Close => OnGap::Close,
-                },
-                slow: match written.slow {
-                    wire::Slow::Close => Slow::Close,
-                    wire::Slow::DropOldest => Slow::DropOldest,
-                    wire::Slow::Latest => Slow::Latest,
-                },
-                flush_interval: flush_interval(wire, written, &at)?,
-                concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
-                stream: stream(wire, written, &at)?,
-                on_full: written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
-                    on_full(backend.stream, backend.on_full, &at.key("backend"))
-                })?,
-                webhook: webhooks::webhook(written, &at.key("backend"))?,
-            })
-            .map_err(invalid)?;
-    }
-    Ok(paths)
-}
-
-fn flush_interval(
-    wire: &wire::Wire,
-    path: &wire::Path,
-    at: &At,
-) -> Result<Option<Duration>, Fault> {
-    let Some(interval) = path.flush_interval.0 else { return Ok(None) };
-    let fault = |what: String| Fault::value(at.key("flush_interval"), what);
-    if interval > FLUSH_INTERVAL_MAX {
-        return Err(fault("that is no interval but a delay".into()).advise("at most \"1s\""));
-    }
-    let patience = wire.broker.unicast_timeout;
-    if interval >= patience.0 {
-        let what = format!("a unicast behind what waits would be given up after {patience}");
-        let advice = "set it below `unicast_timeout` of [broker]";
-        return Err(fault(what).advise(advice));
-    }
-    Ok(Some(interval))
-}
-
-/// Whether the events of a path go to streams.
-fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> {
-    let Some(backend) = &path.backend else { return Ok(false) };
-    let at = at.key("backend");
-    if path.echo {
-        let what = "a path with `echo` has no message events for a backend";
-        return Err(Fault::value(at, what).advise("leave one of the two out"));
-    }
-    if backend.stream && wire.broker.url.is_none() {
-        let what = "streams are kept in Redis, and there is none";
-        let advice = "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave `stream` \
-                      out and listen to GET /v1/events/{path}";
-        return Err(Fault::value(at.key("stream"), what).advise(advice));
-    }
-    Ok(backend.stream)
-}
-
-/// What becomes of messages that a stream has no room for.
-pub fn on_full(stream: bool, written: wire::OnFull, at: &At) -> Result<OnFull, Fault> {
-    match written {
-        wire::OnFull::DropOldest if !stream => {
-            let what = "`on_full` speaks of a stream, and there is none";
-            let advice = "add `stream = true`, or leave it out";
-            Err(Fault::value(at.key("on_full"), what).advise(advice))
-        }
-        wire::OnFull::DropOldest => Ok(OnFull::DropOldest),
-        wire::OnFull::Backpressure => Ok(OnFull::Backpressure),
-    }
-}
-
-/// Why the last of these paths is refused.
-fn invalid(error: Invalid, written: &[wire::Path]) -> Fault {
-    let at = |index| At::keys(["path"]).index(index).key("path");
-    let last = written.len() - 1;
-    let text = &written[last].path;
-    let first = |other: &str| written.iter().position(|one| one.path == other).unwrap_or(last);
-    match &error {
-        Invalid::Twice => {
-            Fault::value(at(last), format!("{text:?} {error}")).against(at(first(text)))
-        }
-        Invalid::Overlaps(other) => {
-            Fault::value(at(last), format!("{text:?} {error}")).against(at(first(other)))
-        }
-        Invalid::Path(_) | Invalid::Braces => {
-            let fault = Fault::value(at(last), format!("{text:?} is not a path: {error}"));
-            match Pattern::parse(&format!("/{text}")) {
-                Ok(pattern) if !text.starts_with('/') => {
-                    fault.advise(format!("did you mean \"{}\"?", pattern.text()))
-                }
-                _ => fault,
-            }
-        }
-    }
-}
-
-/// Names as they stand in `Sec-WebSocket-Protocol`: tokens (RFC 9110, 5.6.2), each once.
-pub fn subprotocols(written: &[String], at: &At) -> Result<Vec<String>, Fault> {
-    let mut seen = HashSet::new();
-    for (index, name) in written.iter().enumerate() {
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if name.is_empty() || !name.bytes().all(token) {
-            let what = format!("{name:?} is no name of a subprotocol");
-            return Err(Fault::value(at.index(index), what)
-                .advise("letters, digits and !#$%&'*+-.^_`|~, as in \"graphql-transport-ws\""));
-        }
-        if !seen.insert(name) {
-            return Err(Fault::value(at.index(index), format!("{name:?} stands here twice")));
-        }
-    }
-    Ok(written.to_vec())
 }
 
 fn trace(written: &wire::Trace) -> Result<span::Config, Fault> {

@@ -3,14 +3,18 @@
 //! The way of a setting: the file is parsed and every value's place kept (`document`), variables
 //! are laid over it (`variables`), keys, types and ranges are held against the schema
 //! (`schema`), the text becomes the wire structs (`wire`, `unit`), and these get their
-//! meaning (`meaning`, `keys`, `webhooks`). Whatever goes wrong on the way is told once, at its place
+//! meaning (`meaning`, and a file for each larger part of them). Whatever goes wrong on the way is told once, at its place
 //! (`fault`), without secrets (`excerpt`). Nothing of the wire gets out: the parts see their own types only.
 
+mod brokers;
 mod document;
 mod excerpt;
 mod fault;
+mod files;
 mod keys;
 mod meaning;
+mod origins;
+mod paths;
 mod schema;
 mod unit;
 mod upstreams;
@@ -26,6 +30,7 @@ use crate::backend::webhook;
 use crate::broker;
 use crate::config::document::Document;
 use crate::config::fault::{Fault, Step};
+use crate::config::files::bounded;
 use crate::config::schema::Schema;
 use crate::config::wire::Wire;
 use crate::gateway;
@@ -199,9 +204,17 @@ impl Settings {
                 let name = header.split(':').next().unwrap_or_default();
                 *header = format!("{name}: …hidden…");
             }
+        }
+        let backends =
+            wire.path.iter_mut().filter_map(|path| path.backend.as_mut()?.webhook.as_mut());
+        let upstreams = wire.upstream.iter_mut().flat_map(|upstream| {
+            let webhook = upstream.backend.as_mut().and_then(|backend| backend.webhook.as_mut());
+            [Some(&mut upstream.url), webhook].into_iter().flatten()
+        });
+        for url in backends.chain(upstreams) {
             // Many a server takes its key there.
-            if let Some((place, _)) = upstream.url.split_once('?') {
-                upstream.url = format!("{place}?…hidden…");
+            if let Some((place, _)) = url.split_once('?') {
+                *url = format!("{place}?…hidden…");
             }
         }
         wire
@@ -233,17 +246,6 @@ fn file(path: &Path) -> Result<String, Error> {
         let line = good.split(|byte| *byte == b'\n').count();
         Error(format!("{shown}:{line}: this is not text: TOML is written in UTF-8"))
     })
-}
-
-/// The content of a file, if it is not larger than that.
-fn bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
-    use std::io::{Error, ErrorKind, Read};
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 <= bytes_max {
-        true => Ok(bytes),
-        false => Err(Error::new(ErrorKind::FileTooLarge, format!("more than {bytes_max} bytes"))),
-    }
 }
 
 #[cfg(test)]

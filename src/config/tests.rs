@@ -707,6 +707,19 @@ fn what_is_printed_loads_as_the_same_settings() {
 }
 
 #[test]
+fn the_queries_of_urls_are_hidden() {
+    let url = |at: &str| format!("webhook = \"http://h/{at}?code=s3cret\"");
+    let text = format!(
+        "[[path]]\npath = \"/ws\"\nbackend = {{ {} }}\n[[upstream]]\nname = \"feed\"\n\
+         url = \"wss://h/c?code=s3cret\"\nbackend = {{ {} }}\n",
+        url("a"),
+        url("b"),
+    );
+    let shown = good(&text, &[]).to_toml();
+    assert!(!shown.contains("s3cret") && shown.matches("?…hidden…").count() == 3, "{shown}");
+}
+
+#[test]
 fn the_example_of_the_documentation_is_good() {
     let (text, _key) = example();
     let settings = good(&text, &[("METRICS_KEY", "a-key-of-16-bytes")]);

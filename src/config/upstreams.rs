@@ -9,7 +9,8 @@ use http::header::{
 };
 
 use crate::config::fault::{At, Fault};
-use crate::config::meaning::{on_full, pem, subprotocols};
+use crate::config::files::pem;
+use crate::config::paths::{on_full, subprotocols};
 use crate::config::webhooks::upstream_webhook;
 use crate::config::wire;
 use crate::proto::backoff::Backoff;

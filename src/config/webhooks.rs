@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::backend::webhook::Config;
 use crate::config::fault::{At, Fault};
-use crate::config::{Source, bounded, wire};
+use crate::config::files::bounded;
+use crate::config::{Source, wire};
 use crate::proto::webhook::signature::{Invalid, Secret};
 use crate::proto::webhook::url::Url;
 use crate::proto::webhook::{OnConnectError, OnError, Webhook};

@@ -28,6 +28,8 @@ pub struct Wanted {
     /// On deflated messages, where the path has them.
     pub agreement: Option<Agreement>,
     pub greeting: Greeting,
+    /// Whose call it belongs to.
+    pub trace: Option<Traceparent>,
     /// The subprotocols that it offers.
     pub offered: Vec<String>,
 }
@@ -137,12 +139,12 @@ pub fn read<B>(request: &Request<B>, paths: &Paths, origins: &Origins) -> Result
         subprotocol: subprotocol(headers, &configured.subprotocols),
         origin: origin.map(str::to_owned),
         query: request.uri().query().map(str::to_owned),
-        traceparent: traceparent(headers),
         ..Greeting::default()
     };
     let agreement = configured.compress_from_bytes.and_then(|_| agreement(headers));
     let offered = offered(headers).map(str::to_owned).collect();
-    Ok(Wanted { path, configured: configured.clone(), agreement, greeting, offered })
+    let trace = traceparent(headers);
+    Ok(Wanted { path, configured: configured.clone(), agreement, greeting, trace, offered })
 }
 
 /// What is not even text is no offer.
@@ -290,7 +292,7 @@ mod tests {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let kept = |headers: &[(&str, &str)]| {
             let wanted = request("GET", "/ws/a", None, headers).expect("a good handshake");
-            wanted.greeting.traceparent.map(|traceparent| traceparent.as_str().to_owned())
+            wanted.trace.map(|traceparent| traceparent.as_str().to_owned())
         };
         assert_eq!(kept(&[("traceparent", good)]).as_deref(), Some(good));
         assert_eq!(kept(&[("traceparent", "00-0-0-01")]), None);

@@ -40,7 +40,7 @@ use crate::backend::webhook::lanes::Whose;
 use crate::gateway::encrypted::Encrypted;
 use crate::gateway::handshake::{Refusal, Wanted};
 use crate::gateway::tls::Certificate;
-use crate::hub::command::Greeting;
+use crate::hub::command::{Greeting, Newcomer};
 use crate::hub::socket::Socket;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -252,11 +252,12 @@ impl Gateway {
                 return Err(Refusal::TooOften);
             }
         }
-        let greeting = &mut wanted.greeting;
-        let mut span = self.tracer.span(Kind::Handshake, greeting.traceparent.as_ref());
+        let mut span = self.tracer.span(Kind::Handshake, wanted.trace.as_ref());
         span.text("pathcast.path", wanted.configured.pattern.text());
-        greeting.is_traced = span.is_recording() && greeting.traceparent.is_some();
-        greeting.traceparent = span.context();
+        wanted.greeting.traceparent = span.context();
+        // Without one each of its events begins a trace of its own: what lasts as long as a session is of
+        // use to nobody who did not ask for it.
+        wanted.trace = wanted.trace.and(span.context());
         match self.let_in(request, remote, wanted).await {
             Ok((response, session)) => Ok((response, Some(Session { span, ..session }))),
             Err(refusal) => {
@@ -274,9 +275,11 @@ impl Gateway {
         remote: SocketAddr,
         wanted: Wanted,
     ) -> Result<(Response<Full<Bytes>>, Session), Refusal> {
-        let Wanted { path, configured, agreement, mut greeting, offered } = wanted;
-        let deflates = agreement.is_some();
-        let attached = Attachment::begin(&self.relay, &path, &configured, deflates).await;
+        let Wanted { path, configured, agreement, mut greeting, trace, offered } = wanted;
+        let (deflates, trace) = (agreement.is_some(), trace.map(Box::new));
+        let newcomer =
+            Newcomer { path: path.clone(), configured: configured.clone(), deflates, trace };
+        let attached = Attachment::begin(&self.relay, newcomer).await;
         let attachment = attached.map_err(|unattached| match unattached {
             Unattached::Removed => Refusal::UnknownPath,
             Unattached::Full => Refusal::Unavailable("this server is full; try again"),

@@ -38,11 +38,8 @@ pub enum Command {
     /// A session whose 101 is about to be sent. It takes its place among the broadcasts now.
     Reserve {
         id: SessionId,
-        path: Path,
-        configured: Arc<Configured>,
+        newcomer: Newcomer,
         metrics: Arc<PathMetrics>,
-        /// Whether deflated messages were agreed on.
-        deflates: bool,
     },
     /// Its socket, after the 101.
     Open {
@@ -103,6 +100,17 @@ pub struct Frames {
     pub span: Option<Arc<Span>>,
 }
 
+/// A client whose handshake is good.
+#[derive(Debug, Clone)]
+pub struct Newcomer {
+    pub path: Path,
+    pub configured: Arc<Configured>,
+    /// Whether deflated messages were agreed on.
+    pub deflates: bool,
+    /// Whose call all its events belong to, if it came within one.
+    pub trace: Option<Box<Traceparent>>,
+}
+
 /// What a client said when it came; told in its `connect` event, then forgotten.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Greeting {
@@ -111,10 +119,8 @@ pub struct Greeting {
     pub user: Option<String>,
     pub origin: Option<String>,
     pub query: Option<String>,
-    /// Whose call it belongs to.
+    /// Of its handshake.
     pub traceparent: Option<Traceparent>,
-    /// The client came within a trace that has spans, and what it sends belongs to that.
-    pub is_traced: bool,
     /// Bytes that came with the handshake and belong to the first frame.
     pub read: Bytes,
 }

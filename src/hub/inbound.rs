@@ -9,6 +9,7 @@ use crate::proto::frame::Kind;
 use crate::proto::path::Path;
 use crate::proto::paths::Configured;
 use crate::proto::session_id::SessionId;
+use crate::proto::traceparent::Traceparent;
 
 /// Called on the shards' own threads, so it never waits, and its calls are short.
 ///
@@ -41,6 +42,8 @@ pub struct Who<'a> {
     pub id: SessionId,
     pub path: &'a Path,
     pub configured: &'a Arc<Configured>,
+    /// Whose call all its events belong to, if it came within one.
+    pub trace: Option<&'a Traceparent>,
     /// Counts a session's events from 0.
     pub seq: u64,
 }

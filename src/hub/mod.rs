@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Poll, Waker};
 
-use crate::hub::command::{Command, Frames, Greeting, Sweep};
+use crate::hub::command::{Command, Frames, Greeting, Newcomer, Sweep};
 use crate::hub::inbound::Inbound;
 use crate::hub::mailbox::{Full, Mailbox};
 use crate::hub::press::Press;
@@ -40,7 +40,6 @@ use crate::hub::socket::Socket;
 use crate::metrics::Metrics;
 use crate::proto::close::{Cause, Close};
 use crate::proto::path::Path;
-use crate::proto::paths::Configured;
 use crate::proto::session_id::{PodId, SessionId};
 
 /// A shard that has not turned for this long is stuck: it turns once a second with nothing to do.
@@ -181,21 +180,12 @@ impl Hub {
     }
 
     /// The session takes its place among the broadcasts: every one pushed from now on is for it.
-    /// The caller follows with `open` or `abandon`. `deflates`: whether deflated messages were agreed
-    /// on.
-    pub fn reserve(
-        &self,
-        id: SessionId,
-        path: Path,
-        configured: Arc<Configured>,
-        deflates: bool,
-        metrics: &Metrics,
-    ) {
-        let metrics = metrics.path(configured.pattern.text());
+    /// The caller follows with `open` or `abandon`.
+    pub fn reserve(&self, id: SessionId, newcomer: Newcomer, metrics: &Metrics) {
+        let metrics = metrics.path(newcomer.configured.pattern.text());
         if let Some(shard) = self.shard(&id) {
             // Without bytes, so it always fits.
-            let command = Command::Reserve { id, path, configured, metrics, deflates };
-            let _ = shard.mailbox.push(command);
+            let _ = shard.mailbox.push(Command::Reserve { id, newcomer, metrics });
         }
     }
 

@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
+use crate::hub::command::Newcomer;
 use crate::hub::outbox::Outbox;
 use crate::hub::socket::Socket;
 use crate::metrics::PathMetrics;
@@ -11,6 +12,7 @@ use crate::proto::path::Path;
 use crate::proto::paths::{Configured, Slow};
 use crate::proto::pulse::{Pulse, Rule};
 use crate::proto::session as protocol;
+use crate::proto::traceparent::Traceparent;
 
 /// Above this many bytes that wait for a socket, the socket is not read: whoever does not listen is
 /// not listened to, and answers (pongs, echoes) cannot pile up.
@@ -34,6 +36,7 @@ pub struct Session {
     pub path: Path,
     pub configured: Arc<Configured>,
     pub metrics: Arc<PathMetrics>,
+    pub trace: Option<Box<Traceparent>>,
     pub random: [u8; 16],
     /// Where its room lies, and where in it this session stands.
     pub room: usize,
@@ -86,12 +89,11 @@ impl Session {
     pub fn reserved(
         random: [u8; 16],
         generation: u32,
-        path: Path,
-        configured: Arc<Configured>,
+        newcomer: Newcomer,
         metrics: Arc<PathMetrics>,
-        deflates: bool,
         now_ms: u64,
     ) -> Session {
+        let Newcomer { path, configured, deflates, trace } = newcomer;
         Session {
             socket: None,
             outbox: None,
@@ -100,6 +102,7 @@ impl Session {
             path,
             configured,
             metrics,
+            trace,
             random,
             room: usize::MAX,
             place: u32::MAX,

@@ -18,7 +18,7 @@ use slab::Slab;
 
 use crate::clock::unix_ms;
 use crate::hub::Config;
-use crate::hub::command::Greeting;
+use crate::hub::command::{Greeting, Newcomer};
 use crate::hub::inbound::{Inbound, Who};
 use crate::hub::outbox::{Bounds, Class, Full, Outbox};
 use crate::hub::press;
@@ -32,8 +32,6 @@ use crate::proto::frame;
 use crate::proto::frame::Kind;
 use crate::proto::inflater::Inflater;
 use crate::proto::millis::millis;
-use crate::proto::path::Path;
-use crate::proto::paths::Configured;
 use crate::proto::pulse::{Pulse, Sign, lifetime_ms};
 use crate::proto::session_id::{PodId, SessionId};
 
@@ -202,21 +200,12 @@ impl Sessions {
     pub fn reserve(
         &mut self,
         random: [u8; 16],
-        path: Path,
-        configured: Arc<Configured>,
+        newcomer: Newcomer,
         metrics: Arc<PathMetrics>,
-        deflates: bool,
     ) -> usize {
         self.generation = self.generation.wrapping_add(1);
-        let slot = self.slab.insert(Session::reserved(
-            random,
-            self.generation,
-            path,
-            configured,
-            metrics,
-            deflates,
-            self.now_ms,
-        ));
+        let session = Session::reserved(random, self.generation, newcomer, metrics, self.now_ms);
+        let slot = self.slab.insert(session);
         self.index.insert(random, slot);
         slot
     }
@@ -535,6 +524,7 @@ impl Sessions {
             id: SessionId { pod: self.pod, shard: self.shard, random: session.random },
             path: &session.path,
             configured: &session.configured,
+            trace: session.trace.as_deref(),
             seq,
         }
     }

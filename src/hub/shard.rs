@@ -189,8 +189,8 @@ impl Shard {
             Command::Unicast { to, reach, content, reply } => {
                 self.unicast(&to, &reach, &content, reply);
             }
-            Command::Reserve { id, path, configured, metrics, deflates } => {
-                let slot = self.sessions.reserve(id.random, path, configured, metrics, deflates);
+            Command::Reserve { id, newcomer, metrics } => {
+                let slot = self.sessions.reserve(id.random, newcomer, metrics);
                 self.rooms.admit(&mut self.sessions, slot);
             }
             Command::Open { id, socket, greeting } => {

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use crate::backend::webhook::lanes::Whose;
-use crate::hub::command::Greeting;
+use crate::hub::command::{Greeting, Newcomer};
 use crate::hub::presence::TooManyPaths;
 use crate::hub::socket::Socket;
-use crate::proto::path::Path;
-use crate::proto::paths::{Configured, OnGap};
+use crate::proto::paths::OnGap;
 use crate::proto::roster::Member;
 use crate::proto::session_id::SessionId;
 use crate::relay::{Relay, SUBSCRIBE_TIMEOUT};
@@ -39,13 +38,8 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// `deflates`: whether deflated messages were agreed on.
-    pub async fn begin(
-        relay: &Arc<Relay>,
-        path: &Path,
-        configured: &Arc<Configured>,
-        deflates: bool,
-    ) -> Result<Attachment, Unattached> {
+    pub async fn begin(relay: &Arc<Relay>, newcomer: Newcomer) -> Result<Attachment, Unattached> {
+        let Newcomer { path, configured, .. } = &newcomer;
         let id = relay.hub.place().map_err(|_| Unattached::Full)?;
         let shard = usize::from(id.shard);
         if let Err(TooManyPaths) = relay.presence.arrive(path, configured, shard) {
@@ -63,7 +57,7 @@ impl Attachment {
             relay.webhooks.lanes.reserve(Whose { session: id, path, configured });
         }
         // From here on the session exists: its end, however it comes about, is told by the hub.
-        relay.hub.reserve(id, path.clone(), configured.clone(), deflates, &relay.metrics);
+        relay.hub.reserve(id, newcomer.clone(), &relay.metrics);
         if configured.on_gap == OnGap::Close {
             relay.presence.mind_gap(path, shard);
         }

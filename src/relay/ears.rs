@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::backend::sse::{Event as Offered, Origin, Sse};
+use crate::backend::sse::Sse;
+use crate::backend::sse::heard::{Event as Offered, Origin};
 use crate::backend::stream::Stream;
 use crate::backend::webhook::lanes::{Teller, Whose};
 use crate::backend::webhook::{self, Webhooks};
@@ -25,7 +26,6 @@ use crate::proto::path::Path;
 use crate::proto::paths::{Configured, OnFull};
 use crate::proto::session_id::SessionId;
 use crate::proto::stream::{Entry, Part};
-use crate::proto::traceparent::Traceparent;
 
 /// A session that had a place on a path has left it.
 #[derive(Debug)]
@@ -74,16 +74,16 @@ impl Ears {
     pub fn lost(&self, id: SessionId, path: &Path, configured: &Arc<Configured>) {
         let close = Close::new(Close::NO_FRAME, "");
         let event = Event::Disconnect { close: &close, cause: Cause::PodLost };
-        let who = Who { id, path, configured, seq: LOST_SEQ };
+        let who = Who { id, path, configured, trace: None, seq: LOST_SEQ };
         // There is nobody to be held.
-        let _ = self.offer(&who, None, &event);
+        let _ = self.offer(&who, &event);
         if configured.webhook.is_some() {
             self.tell_webhook_of_end(&who, &close, Cause::PodLost);
         }
     }
 
     /// Answers how many of those who hear it can take no more of that session.
-    fn offer(&self, who: &Who<'_>, traceparent: Option<&Traceparent>, event: &Event<'_>) -> u8 {
+    fn offer(&self, who: &Who<'_>, event: &Event<'_>) -> u8 {
         let mut holds = 0;
         let head = Head {
             session: &who.id,
@@ -91,7 +91,7 @@ impl Ears {
             pod: &who.id.pod,
             seq: who.seq,
             time_ms: unix_ms(),
-            traceparent,
+            traceparent: who.trace,
         };
         if who.configured.stream {
             let Part { configured, partition } = self.part(&who.id, who.configured);
@@ -166,7 +166,8 @@ impl Inbound for Ears {
                 query: greeting.query.as_deref(),
             };
             // Bounded by the number of sessions.
-            let _ = self.offer(&who, greeting.traceparent.as_ref(), &event);
+            let who = Who { trace: greeting.traceparent.as_ref(), ..who };
+            let _ = self.offer(&who, &event);
         }
     }
 
@@ -182,10 +183,11 @@ impl Inbound for Ears {
         let mut holds = 0;
         if self.is_wanted(&who) {
             let msg = msg::from_client(who.configured.wholemsg, kind, data, &who.id);
-            holds += self.offer(&who, None, &Event::Message { msg: &msg });
+            holds += self.offer(&who, &Event::Message { msg: &msg });
         }
         if who.configured.webhook.is_some() && !self.is_mute() {
-            let is_held = self.webhooks.message(whose(&who), who.seq, unix_ms(), kind, data);
+            let (whose, at_ms) = (whose(&who), unix_ms());
+            let is_held = self.webhooks.message(whose, who.trace, who.seq, at_ms, kind, data);
             holds += u8::from(is_held);
         }
         holds
@@ -201,7 +203,7 @@ impl Inbound for Ears {
             Some((close, cause)) => {
                 if self.is_wanted(&who) {
                     // Nothing more is read of it.
-                    let _ = self.offer(&who, None, &Event::Disconnect { close, cause });
+                    let _ = self.offer(&who, &Event::Disconnect { close, cause });
                 }
                 if who.configured.webhook.is_some() {
                     self.tell_webhook_of_end(&who, close, cause);
@@ -223,7 +225,7 @@ impl Inbound for Ears {
 /// The last event of a session, for its webhook.
 fn end(who: &Who<'_>, seq: u64, close: &Close, cause: Cause) -> webhook::lanes::Event {
     let whose = whose(who);
-    let head = webhook::head(&whose, seq, unix_ms());
+    let head = webhook::head(&whose, who.trace, seq, unix_ms());
     webhook::told(&head, &Event::Disconnect { close, cause })
 }
 

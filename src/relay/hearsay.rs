@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::backend::sse::{Event, Origin, Sse};
+use crate::backend::sse::Sse;
+use crate::backend::sse::heard::{Event, Origin};
 use crate::proto::millis::millis;
 use crate::proto::session_id::PodId;
 use crate::proto::telling::{Audience, Hearing, Missed, Place, Told, What};
@@ -156,7 +157,7 @@ impl Hearsay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::sse::{Heard, Topic};
+    use crate::backend::sse::heard::{Heard, Topic};
     use crate::lifecycle::Lifecycle;
     use crate::metrics::Metrics;
     use crate::proto::event::Kind;

@@ -13,7 +13,8 @@ use futures_util::future::join_all;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::sse::{Heard, Keep, Listener, Topic};
+use crate::backend::sse::heard::{Heard, Topic};
+use crate::backend::sse::{Keep, Listener};
 use crate::broker::{Failure, Letter, Outage};
 use crate::proto::ask::{Answer, Ask};
 use crate::proto::telling::{BEAT_MS, Missed};

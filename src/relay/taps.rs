@@ -15,7 +15,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::backend::sse::{Heard, Listener, Sse, Topic};
+use crate::backend::sse::heard::{Heard, Topic};
+use crate::backend::sse::{Listener, Sse};
 use crate::broker::Broker;
 use crate::lifecycle::Lifecycle;
 use crate::proto::telling::{BEAT_MS, Missed, Place, What};

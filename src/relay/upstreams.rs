@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use crate::backend::sse::{Event as Offered, Origin, Sse};
+use crate::backend::sse::Sse;
+use crate::backend::sse::heard::{Event as Offered, Origin};
 use crate::backend::stream::Stream;
 use crate::backend::webhook;
 use crate::backend::webhook::lanes::{Source, Teller};

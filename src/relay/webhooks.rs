@@ -22,7 +22,7 @@ use crate::hub::command::Greeting;
 use crate::lifecycle::Lifecycle;
 use crate::proto::ask::{Answer, Ask, Reach};
 use crate::proto::close::{Cause, Close};
-use crate::proto::event::{Event, Head, Kind};
+use crate::proto::event::{Event, Kind};
 use crate::proto::msg::Content;
 use crate::proto::session_id::SessionId;
 use crate::proto::stream::Entry;
@@ -78,10 +78,7 @@ impl Relay {
 
     async fn work_lane(self: &Arc<Self>, key: &Key) {
         let may_leave = self.may_leave();
-        while let Some(mut job) = self.webhooks.lanes.take(key) {
-            if job.event.traceparent.is_none() {
-                job.event.traceparent = self.webhooks.trace_of(&job.teller);
-            }
+        while let Some(job) = self.webhooks.lanes.take(key) {
             match self.webhooks.deliver(&job, &may_leave).await {
                 Some(Delivery::Taken(answer)) => match (job.event.kind, key) {
                     (Kind::Message, _) => self.reply(&job, answer).await,
@@ -97,7 +94,6 @@ impl Relay {
             // Who reads an upstream looks for himself.
             let Key::Session(session) = key else { continue };
             if job.event.kind == Kind::Disconnect {
-                self.webhooks.forget_trace(session);
                 self.broker.settle(session);
             }
             if is_to_be_read {
@@ -246,9 +242,6 @@ impl Relay {
         if !self.webhooks.lanes.begin(&session) {
             return Err(Turned::Ended);
         }
-        if let (Some(traceparent), true) = (greeting.traceparent, greeting.is_traced) {
-            self.webhooks.keep_trace(session, traceparent);
-        }
         let job = connect(&whose, remote, greeting);
         let (tell, told) = oneshot::channel();
         let (relay, closing) = (self.clone(), self.lifecycle.closing().clone());
@@ -327,7 +320,6 @@ impl Relay {
 
     /// The backend of a session that has not come knows nothing of it.
     fn forget(&self, session: &SessionId) {
-        self.webhooks.forget_trace(session);
         if self.webhooks.lanes.forget(session) {
             self.broker.settle(session);
         }
@@ -344,7 +336,6 @@ fn connect(whose: &Whose, remote: SocketAddr, greeting: &Greeting) -> Job {
         origin: greeting.origin.as_deref(),
         query: greeting.query.as_deref(),
     };
-    let head = webhook::head(whose, 0, unix_ms());
-    let head = Head { traceparent: greeting.traceparent.as_ref(), ..head };
+    let head = webhook::head(whose, greeting.traceparent.as_ref(), 0, unix_ms());
     Job { event: webhook::told(&head, &event), teller: Teller::Session(whose.clone()) }
 }

@@ -264,7 +264,7 @@ impl Upstream {
             if gone.as_mut().now_or_never().is_some() {
                 return;
             }
-            let random = Uuid::new_v4().as_u64_pair().0;
+            let random = Uuid::new_v4().as_u64_pair().1;
             let pause = self.attempts.failed(begun.elapsed(), random);
             let name = &self.desk.config.name;
             // Once for each reason: a server that is away would fill the log.

@@ -8,7 +8,7 @@ use pathcast::backend::sse::Sse;
 use pathcast::backend::stream::Stream;
 use pathcast::broker::memory::Memory;
 use pathcast::broker::{Broker, Pending, Publication};
-use pathcast::hub::command::{Command, Frames, Greeting};
+use pathcast::hub::command::{Command, Frames, Greeting, Newcomer};
 use pathcast::hub::inbound::{Inbound, Who};
 use pathcast::hub::presence::Presence;
 use pathcast::hub::socket::Socket;
@@ -118,7 +118,9 @@ impl Pod {
         let path = path(number);
         self.presence.arrive(&path, &self.configured, id.shard.into()).expect("few paths");
         let configured = self.configured.clone();
-        self.hub.reserve(id, path.clone(), configured, self.deflates, &self.metrics);
+        let newcomer =
+            Newcomer { path: path.clone(), configured, deflates: self.deflates, trace: None };
+        self.hub.reserve(id, newcomer, &self.metrics);
         if self.configured.on_gap == OnGap::Close {
             self.presence.mind_gap(&path, id.shard.into());
         }

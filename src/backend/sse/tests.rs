@@ -1,4 +1,5 @@
 use crate::backend::sse::*;
+use crate::proto::event::Kind;
 
 fn event(path: &str, bytes: usize) -> Event {
     Event {

@@ -11,7 +11,7 @@ pub mod request;
 pub mod target;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,7 +27,6 @@ use crate::metrics::Metrics;
 use crate::proto::event::{self, About, Feed, Head};
 use crate::proto::frame::Kind;
 use crate::proto::msg;
-use crate::proto::session_id::SessionId;
 use crate::proto::traceparent::Traceparent;
 use crate::proto::webhook::Webhook;
 use crate::proto::webhook::signature::Secret;
@@ -76,8 +75,6 @@ pub struct Webhooks {
     targets: Mutex<HashMap<Url, Arc<Target>>>,
     /// What backends did wrong.
     pub complaints: Complaints,
-    /// The sessions that came within a trace, whose events belong to it.
-    traces: Mutex<HashMap<SessionId, Traceparent>>,
     tracer: Tracer,
     metrics: Arc<Metrics>,
 }
@@ -92,29 +89,29 @@ impl Webhooks {
         tracer: Tracer,
     ) -> (Webhooks, mpsc::UnboundedReceiver<Key>) {
         let (lanes, ready) = Lanes::new(shards, WAITING_BYTES_MAX, metrics.clone());
-        let (client, targets, traces) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        let (client, targets) = (OnceLock::new(), Mutex::default());
         let complaints = Complaints::new(COMPLAINTS_PER_SECOND);
-        let webhooks = Webhooks {
-            config,
-            lanes,
-            client,
-            lifecycle,
-            targets,
-            complaints,
-            traces,
-            tracer,
-            metrics,
-        };
+        let webhooks =
+            Webhooks { config, lanes, client, lifecycle, targets, complaints, tracer, metrics };
         (webhooks, ready)
     }
 
     /// A message of a client. Whether its session is to be held.
     #[must_use]
-    pub fn message(&self, whose: Whose, seq: u64, time_ms: u64, kind: Kind, data: &[u8]) -> bool {
+    pub fn message(
+        &self,
+        whose: Whose,
+        trace: Option<&Traceparent>,
+        seq: u64,
+        time_ms: u64,
+        kind: Kind,
+        data: &[u8],
+    ) -> bool {
         let whole = |kind, data: &[u8]| msg::from_client(true, kind, data, &whose.session);
         let (content_type, body) = body(whose.configured.wholemsg, kind, data, whole);
         let id = event::id_of(&whose.session, seq, event::Kind::Message);
         let event = message(id, seq, time_ms, content_type, body);
+        let event = Event { traceparent: trace.copied(), ..event };
         self.lanes.push(Teller::Session(whose), event)
     }
 
@@ -143,33 +140,6 @@ impl Webhooks {
             return Admission::Full;
         }
         target.admit(self.client(may_leave), &self.config, &self.metrics, job, may_leave).await
-    }
-
-    /// A session's events belong to this call, until it is forgotten.
-    pub fn keep_trace(&self, session: SessionId, traceparent: Traceparent) {
-        self.traces().insert(session, traceparent);
-    }
-
-    /// Nothing more is told of that session.
-    pub fn forget_trace(&self, session: &SessionId) {
-        if self.tracer.is_on() {
-            self.traces().remove(session);
-        }
-    }
-
-    /// Whose call an event belongs to that came without one.
-    pub fn trace_of(&self, teller: &Teller) -> Option<Traceparent> {
-        match teller {
-            Teller::Session(whose) if self.tracer.is_on() => {
-                self.traces().get(&whose.session).copied()
-            }
-            Teller::Session(_) | Teller::Upstream(_) => None,
-        }
-    }
-
-    fn traces(&self) -> MutexGuard<'_, HashMap<SessionId, Traceparent>> {
-        // Each change is one call; a panic leaves it whole.
-        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn client(&self, may_leave: &MayLeave) -> &Client {
@@ -236,7 +206,7 @@ pub fn json(job: &Job) -> Bytes {
     match teller {
         Teller::Session(whose) => {
             let msg = msg::from_client(wholemsg, kind, &event.body, &whose.session);
-            let head = head(whose, event.seq, event.time_ms);
+            let head = head(whose, event.traceparent.as_ref(), event.seq, event.time_ms);
             event::json(&head, &event::Event::Message { msg: &msg })
         }
         Teller::Upstream(source) => {
@@ -248,14 +218,19 @@ pub fn json(job: &Job) -> Bytes {
 }
 
 /// What every event of a session tells.
-pub fn head(whose: &Whose, seq: u64, time_ms: u64) -> Head<'_> {
+pub fn head<'a>(
+    whose: &'a Whose,
+    trace: Option<&'a Traceparent>,
+    seq: u64,
+    time_ms: u64,
+) -> Head<'a> {
     Head {
         session: &whose.session,
         path: whose.path.as_str(),
         pod: &whose.session.pod,
         seq,
         time_ms,
-        traceparent: None,
+        traceparent: trace,
     }
 }
 

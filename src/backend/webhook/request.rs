@@ -31,7 +31,7 @@ pub fn post(
     let event = &job.event;
     let told = match &job.teller {
         Teller::Session(whose) => {
-            let head = head(whose, event.seq, event.time_ms);
+            let head = head(whose, event.traceparent.as_ref(), event.seq, event.time_ms);
             cloud_event::headers(&event.id, event.kind, &head)
         }
         Teller::Upstream(source) => {

@@ -24,14 +24,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::broker::Failure;
 use crate::broker::redis::clock::Clock;
-use crate::broker::redis::commands::{Commands, is_of_no_master};
-use crate::broker::redis::fence::{CLAIM_TTL, behind_fence, fenced};
+use crate::broker::redis::commands::Commands;
 use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
-use crate::broker::redis::lease::Lease;
 use crate::broker::redis::names::Names;
+use crate::broker::redis::renewal::{Claimed, Refusal, Renewal};
 use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
 use crate::broker::redis::tenures::Keys;
@@ -40,8 +38,8 @@ use crate::broker::redis::{Address, envelope};
 use crate::clock::BootTime;
 use crate::complaints::Complaints;
 use crate::metrics::Metrics;
+use crate::proto::backoff::Backoff;
 use crate::proto::envelope::Body;
-use crate::proto::millis::millis;
 use crate::proto::path::Path;
 
 /// For the socket and the greeting: a server that lives takes milliseconds.
@@ -58,15 +56,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Pings that may stay away before the pod is deaf.
 const PINGS_MISSED_MAX: u32 = 3;
 
-/// The lease is renewed so often in its time that one renewal may be lost, and one be late: every
-/// 4 s of 15 s.
-const RENEWALS: f64 = 3.75;
-
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-
-/// How often leaving looks whether everything has been written.
-const IDLE_POLL: Duration = Duration::from_millis(10);
+/// Short: whoever publishes is refused meanwhile.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
 
 pub struct Link {
     client: Client,
@@ -78,7 +69,7 @@ pub struct Link {
     roster: Arc<Roster>,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
-    lease: Arc<Lease>,
+    renewal: Renewal,
     metrics: Arc<Metrics>,
     closing: CancellationToken,
     complaints: Complaints,
@@ -109,8 +100,8 @@ enum Fault {
     NoMaster(String),
     #[error("this pod leaves")]
     Leaving,
-    #[error("another pod has told the ends of this one's sessions")]
-    Claimed,
+    #[error("{0}")]
+    Claimed(#[from] Claimed),
 }
 
 /// A channel that Redis does not let this pod hear.
@@ -140,13 +131,13 @@ enum Role {
     Untold,
 }
 
-/// What Redis still has of this pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
-    All,
-    /// Which is as it should be while no end is owed.
-    NoRoster,
-    Nothing,
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Fault {
+        match refusal {
+            Refusal::Redis(error) => Fault::Redis(error),
+            Refusal::Claimed(claimed) => Fault::Claimed(claimed),
+        }
+    }
 }
 
 impl Link {
@@ -164,7 +155,7 @@ impl Link {
             names: inbox.names.clone(),
             commands: inbox.commands.clone(),
             clock: inbox.clock.clone(),
-            lease: inbox.lease.clone(),
+            renewal: Renewal::new(inbox.clone(), interest.clone(), roster.clone()),
             metrics: inbox.metrics.clone(),
             closing: inbox.lifecycle.closing().clone(),
             interest,
@@ -178,7 +169,7 @@ impl Link {
 
     /// Keeps the link up until the pod closes.
     pub async fn keep(self) {
-        let mut backoff = BACKOFF_MIN;
+        let mut failures = 0;
         let mut told = String::new();
         loop {
             let connected = tokio::select! {
@@ -187,7 +178,7 @@ impl Link {
             };
             let fault = match connected {
                 Ok(connections) => {
-                    backoff = BACKOFF_MIN;
+                    failures = 0;
                     told.clear();
                     self.up();
                     let fault = self.serve(connections).await;
@@ -196,7 +187,7 @@ impl Link {
                 }
                 Err(fault) => fault,
             };
-            if let Fault::Leaving | Fault::Claimed = fault {
+            if let Fault::Leaving | Fault::Claimed(_) = fault {
                 return;
             }
             // Once for each reason: the first one is seldom what keeps it away.
@@ -205,11 +196,12 @@ impl Link {
                 tracing::warn!("Redis is away: {why}");
                 told = why;
             }
+            let random = Uuid::new_v4().as_u64_pair().1;
             tokio::select! {
-                () = tokio::time::sleep(jittered(backoff)) => {}
+                () = tokio::time::sleep(BACKOFF.wait(failures, random)) => {}
                 () = self.closing.cancelled() => return,
             }
-            backoff = (2 * backoff).min(BACKOFF_MAX);
+            failures += 1;
         }
     }
 
@@ -242,34 +234,10 @@ impl Link {
         if let Err(error) = subscribing.subscribe(&inbox).await {
             return Err(refused(inbox, error)?.into());
         }
-        self.renew_first(&mut publishing).await?;
+        self.renewal.first(&mut publishing).await?;
         // After the lease: whoever taps and does not see this pod is seen by it.
         self.taps.begin(&mut publishing).await?;
         Ok(Connections { publishing, subscribing, role, lost })
-    }
-
-    /// Before the link counts as up.
-    async fn renew_first(&self, publishing: &mut MultiplexedConnection) -> Result<(), Fault> {
-        let begun = BootTime::now();
-        let mut batch = redis::Pipeline::new();
-        for command in self.renewal() {
-            batch.add_command(command);
-        }
-        let mut answers = Vec::new();
-        let told = publishing.send_packed_commands(&batch, 0, batch.len()).await?;
-        for (answer, command) in told.into_iter().zip(batch.cmd_iter()) {
-            answers.push(match answer.extract_error() {
-                Ok(answer) => Ok(answer),
-                Err(error) if is_of_no_master(&error) => return Err(error.into()),
-                // It is full, or cannot save: what is published it carries all the same.
-                Err(error) => {
-                    self.commands.complain(command, &error);
-                    Err(Failure::Unavailable("Redis refused it"))
-                }
-            });
-        }
-        // All that it may have lost is written anew with the link.
-        self.note_renewal(begun, answers).map(drop)
     }
 
     async fn open(&self, epoch: u64, lost: &Arc<Notify>) -> Result<MultiplexedConnection, Fault> {
@@ -322,10 +290,10 @@ impl Link {
             error = self.commands.write(publishing) => error.into(),
             fault = self.follow(subscribing) => fault,
             fault = self.ping(role) => fault,
-            fault = self.renew() => fault,
+            renewed = self.renewal.keep() => renewed.map_or_else(Fault::from, |()| Fault::Leaving),
             () = self.taps.keep() => Fault::Leaving,
             () = self.roster.keep() => Fault::Leaving,
-            () = self.inbox.lifecycle.claimed().cancelled() => Fault::Claimed,
+            () = self.inbox.lifecycle.claimed().cancelled() => Fault::Claimed(Claimed),
             () = lost.notified() => Fault::Lost,
         }
     }
@@ -433,112 +401,6 @@ impl Link {
             }
         }
     }
-
-    /// Renews the lease until the pod closes, and takes it back then.
-    async fn renew(&self) -> Fault {
-        let mut interval = tokio::time::interval(self.lease.ttl.div_f64(RENEWALS));
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        interval.tick().await;
-        loop {
-            tokio::select! {
-                _ = interval.tick() => {}
-                () = self.closing.cancelled() => break,
-            }
-            let begun = BootTime::now();
-            let is_kept = self.roster.is_written() && !self.roster.is_empty();
-            let answers = self.commands.send_vital_together(self.renewal()).await;
-            match self.note_renewal(begun, answers) {
-                Ok(Kept::All) => {}
-                Ok(Kept::NoRoster) if !is_kept || self.roster.is_empty() => {}
-                Ok(Kept::NoRoster | Kept::Nothing) => {
-                    tracing::warn!("Redis has lost what this pod kept there: it is written again");
-                    self.roster.restart();
-                }
-                Err(fault) => return fault,
-            }
-        }
-        let begun = Instant::now();
-        while !self.roster.is_written() && begun.elapsed() < ANSWER_TIMEOUT {
-            tokio::time::sleep(IDLE_POLL).await;
-        }
-        let pod = self.inbox.pod;
-        drop(self.commands.send_vital(Cmd::del(self.names.lease(pod))));
-        // Ends that could not be told are left to the others, who look for them in what is left.
-        if self.roster.is_empty() {
-            drop(self.commands.send_vital(Cmd::srem(self.names.pods(), pod.text())));
-        }
-        while !self.commands.is_idle() {
-            tokio::time::sleep(IDLE_POLL).await;
-        }
-        Fault::Leaving
-    }
-
-    /// Of the answers to a renewal.
-    fn note_renewal(
-        &self,
-        begun: BootTime,
-        answers: Vec<Result<Value, Failure>>,
-    ) -> Result<Kept, Fault> {
-        let lapsed = self.lease.held_until().map_or(Duration::ZERO, |until| begun.since(until));
-        let renewed = match behind_fence(answers) {
-            Some(answers) if lapsed < CLAIM_TTL => executed(answers),
-            _ => {
-                self.inbox.lifecycle.claimed().cancel();
-                return Err(Fault::Claimed);
-            }
-        };
-        match renewed {
-            Ok(done) => {
-                if self.lease.confirm(begun).is_some() {
-                    tracing::warn!(
-                        "this pod's lease had lapsed {lapsed:.1?} ago, and nobody minded"
-                    );
-                }
-                Ok(kept(&done))
-            }
-            Err(why) => {
-                if self.lease.miss() {
-                    tracing::warn!("this pod's lease could not be renewed: {why}");
-                }
-                Ok(Kept::All)
-            }
-        }
-    }
-
-    /// The lease with what the pod holds, and its place among the pods, unless it is claimed; and whether
-    /// its roster is there.
-    fn renewal(&self) -> Vec<Cmd> {
-        let pod = self.inbox.pod;
-        let (sessions, paths) = self.interest.counts();
-        let ttl_ms = millis(self.lease.ttl);
-        let counts = format!(r#"{{"sessions":{sessions},"paths":{paths}}}"#);
-        let mut lease = redis::cmd("SET");
-        lease.arg(self.names.lease(pod)).arg(counts).arg("PX").arg(ttl_ms);
-        let place = Cmd::sadd(self.names.pods(), pod.text());
-        let roster = Cmd::exists(self.names.roster(pod));
-        let transaction = vec![redis::cmd("MULTI"), lease, place, roster, redis::cmd("EXEC")];
-        fenced(&self.names, pod, transaction)
-    }
-}
-
-/// The answers within a transaction, if all of it was done.
-fn executed(mut answers: Vec<Result<Value, Failure>>) -> Result<Vec<Value>, Failure> {
-    match answers.pop().unwrap_or(Err(Failure::Unknown))? {
-        Value::Array(done) if !done.iter().any(|one| matches!(one, Value::ServerError(_))) => {
-            Ok(done)
-        }
-        _ => Err(Failure::Unavailable("Redis refused it")),
-    }
-}
-
-/// What a renewal found of the one before: a Redis may be emptied while the link is up.
-fn kept(done: &[Value]) -> Kept {
-    match done {
-        // It was no member of the set of pods.
-        [_, Value::Int(1), _] => Kept::Nothing,
-        [_, _, Value::Int(0)] => Kept::NoRoster,
-        _ => Kept::All,
-    }
 }
 
 /// The answer to one command; an error that Redis answered is one.
@@ -583,10 +445,4 @@ fn must_be_master(role: &Value) -> Result<(), Fault> {
 fn time_ms(time: Value) -> Result<u64, redis::ParsingError> {
     let (seconds, micros): (u64, u64) = redis::from_redis_value(time)?;
     Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
-}
-
-/// Between half of it and all of it, so that pods do not come back all at once.
-fn jittered(backoff: Duration) -> Duration {
-    let random = Uuid::new_v4().as_u128() as u8;
-    backoff.mul_f64(0.5 + f64::from(random) / 512.0)
 }

@@ -18,6 +18,7 @@ pub mod lease;
 pub mod link;
 pub mod names;
 pub mod pulse;
+pub mod renewal;
 pub mod roster;
 pub mod taps;
 pub mod tenures;

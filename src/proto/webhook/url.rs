@@ -22,8 +22,29 @@ impl Url {
     }
 }
 
+/// For logs: without the query, where many a server takes its key.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let text = self.0.to_string();
+        match text.split_once('?') {
+            Some((place, _)) => write!(f, "{place}?…"),
+            None => f.write_str(&text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, shown: &str) {
+        assert_eq!(Url::parse(text).expect("a good URL").to_string(), shown);
+    }
+
+    #[test]
+    fn a_query_is_not_shown() {
+        check("http://h/ws?code=secret", "http://h/ws?…");
+        check("https://h:8443/ws", "https://h:8443/ws");
     }
 }

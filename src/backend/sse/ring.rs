@@ -7,7 +7,7 @@
 use std::collections::{VecDeque, vec_deque};
 use std::sync::Arc;
 
-use crate::backend::sse::Event;
+use crate::backend::sse::heard::Event;
 use crate::proto::telling::Missed;
 
 /// Events of some seconds of a busy path, half of what may wait for a listener: all of it fits there.
@@ -67,7 +67,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::sse::Origin;
+    use crate::backend::sse::heard::Origin;
     use crate::proto::event::Kind;
     use crate::proto::path::Path;
 
