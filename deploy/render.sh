@@ -10,20 +10,23 @@ chart=helm/pathcast
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 
-# rendered FILE TEMPLATE… [-- OPTION…]: some of the chart's templates as one file, without what only Helm needs. Helm 3 and 4 part documents
-# by different blank lines.
+# rendered FILE TEMPLATE… [-- OPTION…]: those of the chart's templates that make something, as one file, without what only Helm needs. Helm 3
+# and 4 part documents by different blank lines.
 rendered() {
-  local file=$1 shown=()
+  local file=$1 folder template templates=()
   shift
   while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    shown+=(--show-only "templates/$1.yaml")
+    templates+=("$1")
     shift
   done
   [ $# -eq 0 ] || shift
+  folder=$(mktemp -d -p "$fresh")
+  "$helm" template pathcast "$chart" --namespace pathcast --values deploy/values.yaml --output-dir "$folder" "$@" >"$folder/log"
   {
     echo "# Rendered from helm/pathcast by deploy/render.sh."
-    "$helm" template pathcast "$chart" --namespace pathcast --values deploy/values.yaml "${shown[@]}" "$@" |
-      sed -e '/^ *helm.sh\/chart:/d' -e '/^ *app.kubernetes.io\/managed-by:/d' -e '/^# Source:/d' -e '/^$/d'
+    for template in "${templates[@]}"; do
+      [ ! -f "$folder/pathcast/templates/$template.yaml" ] || cat "$folder/pathcast/templates/$template.yaml"
+    done | sed -e '/^ *helm.sh\/chart:/d' -e '/^ *app.kubernetes.io\/managed-by:/d' -e '/^# Source:/d' -e '/^$/d'
   } >"$fresh/kubernetes/$file"
 }
 
@@ -37,7 +40,7 @@ cp "$fresh"/files/* "$fresh/chart/files/"
 cp "$fresh/values.schema.json" "$fresh/chart/"
 chart=$fresh/chart
 
-rendered pathcast.yaml serviceaccount configmap deployment service poddisruptionbudget networkpolicy
+rendered pathcast.yaml serviceaccount role configmap deployment service poddisruptionbudget networkpolicy
 rendered ingress.yaml ingress
 rendered httproute.yaml httproute
 rendered monitoring.yaml monitor prometheusrule dashboard

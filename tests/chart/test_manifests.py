@@ -3,6 +3,7 @@
 import base64
 import functools
 import json
+import re
 import subprocess
 import unittest
 
@@ -87,6 +88,12 @@ class Manifests(unittest.TestCase):
         for where, manifest in everything():
             self.assertTrue(is_built_in(manifest) or manifest["kind"] in [*MODELS, "HTTPRoute"], where)
 
+    def test_nothing_of_the_chart_is_left_out_of_the_manifests_without_helm(self):
+        words = set((ROOT / "deploy/render.sh").read_text().split())
+        # Secrets are made by hand there, or they would be in a file.
+        templates = {file.stem for file in (ROOT / "helm/pathcast/templates").glob("*.yaml")} - {"secret"}
+        self.assertEqual(templates - words, set())
+
     def test_helm_3_and_helm_4_make_the_same(self):
         for name in MATRIX:
             with self.subTest(name):
@@ -126,6 +133,14 @@ class Manifests(unittest.TestCase):
             rest = json.dumps([m for m in manifests(name) if m["kind"] != "Secret"])
             for secret in secrets:
                 self.assertNotIn(secret, rest)
+
+    def test_a_cluster_may_choose_the_user_and_otherwise_it_is_that_of_the_image(self):
+        image = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.M)
+        user, group = int(image[1]), int(image[2])
+        for name, chosen in [("defaults", {"runAsUser": user, "runAsGroup": group, "fsGroup": group}), ("openshift", {})]:
+            for pod in [one(name, "Deployment")["spec"]["template"]["spec"], one(name, "Pod")["spec"]]:
+                rest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+                self.assertEqual(pod["securityContext"], {**chosen, **rest})
 
     def test_pods_that_are_not_ready_leave_by_the_budget_too_for_they_have_sessions(self):
         self.assertEqual(one("defaults", "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"], "IfHealthyBudget")

@@ -32,7 +32,7 @@ class Notes(unittest.TestCase):
         return texts.pop()
 
     def test_clients_are_told_an_address_for_each_sort_of_way_in(self):
-        tls = "config.clients.tls.cert=c,config.clients.tls.key=k,test.enabled=false"
+        tls = "config.clients.tls.cert=c,config.clients.tls.key=k,test.enabled=false,service.appProtocol=kubernetes.io/wss"
         gateway = "httpRoute.enabled=true,httpRoute.parentRefs[0].name=g"
         for options, said in [
             ("replicaCount=1", "ws://pathcast.pathcast:8080/ws from inside"),

@@ -47,6 +47,13 @@
 {{- fail "helm test speaks no TLS: with config.clients.tls set test.enabled to false" -}}
 {{- end -}}
 
+{{- if and ($config.clients).tls (eq (toString $values.service.appProtocol) "kubernetes.io/ws") -}}
+{{- fail "config.clients.tls: proxies would be told that there is no TLS: set service.appProtocol to kubernetes.io/wss, or to nothing" -}}
+{{- end -}}
+{{- if and $values.service.externalTrafficPolicy (eq $values.service.type "ClusterIP") -}}
+{{- fail "service.externalTrafficPolicy is for what comes from outside: set service.type to NodePort or LoadBalancer" -}}
+{{- end -}}
+
 {{- $names := list "metrics" "helm-test" -}}
 {{- range $values.api.keys -}}
 {{- if has .name $names -}}
@@ -76,6 +83,9 @@
 {{- end -}}
 {{- end -}}
 
+{{- if and ($config.limits).sessions_soft_max (not (include "pathcast.scales" .)) (eq (int $values.replicaCount) 1) -}}
+{{- fail "config.limits.sessions_soft_max: one pod alone has nobody to leave clients to, and above it nobody could publish through the Service either: leave it out, sessions_max is enough" -}}
+{{- end -}}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled -}}
 {{- fail "metrics.podMonitor and metrics.serviceMonitor would count every session twice: enable one of them" -}}
 {{- end -}}
