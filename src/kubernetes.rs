@@ -109,7 +109,7 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
         r#"{{"metadata":{{"annotations":{{"controller.kubernetes.io/pod-deletion-cost":"{cost}"}}}}}}"#
     );
     let request = Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{pod}"))
-        .header(HOST, format!("{host}:{port}"))
+        .header(HOST, host_header(host, *port))
         .header(USER_AGENT, concat!("pathcast/", env!("CARGO_PKG_VERSION")))
         .header(AUTHORIZATION, format!("Bearer {}", token.trim()))
         .header(CONTENT_TYPE, "application/merge-patch+json")
@@ -136,9 +136,23 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
     }
 }
 
+/// As it stands in a URL (RFC 3986 section 3.2): the address of an IPv6 cluster in brackets.
+fn host_header(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_cluster_is_called_as_urls_have_it() {
+        assert_eq!(host_header("fd00::1", 443), "[fd00::1]:443");
+        assert_eq!(host_header("10.0.0.1", 443), "10.0.0.1:443");
+    }
 
     #[test]
     fn a_tenth_more_or_less_is_news() {
