@@ -5,6 +5,7 @@
 //! The number of sessions is that cost. It is told seldom, and when it has changed: each time is a write to the
 //! cluster's store.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,11 +121,11 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
     // It has to be driven, and says nothing that the answer does not.
     let connection = async {
         let _ = connection.await;
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let answer = tokio::select! {
         answer = sender.send_request(request) => answer,
-        () = connection => return Ok(()),
+        never = connection => match never {},
     };
     match answer.map_err(|error| error.to_string())?.status() {
         StatusCode::OK => Ok(()),
