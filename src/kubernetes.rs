@@ -5,6 +5,7 @@
 //! The number of sessions is that cost. It is told seldom, and when it has changed: each time is a write to the
 //! cluster's store.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +110,7 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
         r#"{{"metadata":{{"annotations":{{"controller.kubernetes.io/pod-deletion-cost":"{cost}"}}}}}}"#
     );
     let request = Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{pod}"))
-        .header(HOST, format!("{host}:{port}"))
+        .header(HOST, host_header(host, *port))
         .header(USER_AGENT, concat!("pathcast/", env!("CARGO_PKG_VERSION")))
         .header(AUTHORIZATION, format!("Bearer {}", token.trim()))
         .header(CONTENT_TYPE, "application/merge-patch+json")
@@ -120,11 +121,11 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
     // It has to be driven, and says nothing that the answer does not.
     let connection = async {
         let _ = connection.await;
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let answer = tokio::select! {
         answer = sender.send_request(request) => answer,
-        () = connection => return Ok(()),
+        never = connection => match never {},
     };
     match answer.map_err(|error| error.to_string())?.status() {
         StatusCode::OK => Ok(()),
@@ -136,9 +137,23 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
     }
 }
 
+/// As it stands in a URL (RFC 3986 section 3.2): the address of an IPv6 cluster in brackets.
+fn host_header(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_cluster_is_called_as_urls_have_it() {
+        assert_eq!(host_header("fd00::1", 443), "[fd00::1]:443");
+        assert_eq!(host_header("10.0.0.1", 443), "10.0.0.1:443");
+    }
 
     #[test]
     fn a_tenth_more_or_less_is_news() {

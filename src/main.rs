@@ -48,9 +48,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(source: Source) -> anyhow::Result<()> {
-    let settings = config::load(&source)?;
+    let mut settings = config::load(&source)?;
     logs::init(&settings.log).context("log.level")?;
-    raise_descriptors();
+    fit_to_descriptors(&mut settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run(settings, source));
     // A look-up of a name cannot be broken off, and may last half a minute.
@@ -102,11 +102,26 @@ fn announce(app: &App, settings: &Settings) {
     let _ = out.flush();
 }
 
-/// Every session is a descriptor, and the soft limit is often 1,024.
-fn raise_descriptors() {
+/// Open files that handshakes, calls and backends are left beside the sessions; of a low limit a quarter.
+const FILES_SPARE_MAX: u64 = 1024;
+
+/// Every session is a descriptor, and the soft limit is often 1,024. Who takes the last one leaves none to
+/// refuse the next client with, and none for probes: so no more sessions are let in than the files carry.
+fn fit_to_descriptors(settings: &mut Settings) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files; sessions are bounded by it");
+    }
+    let Some(files) = getrlimit(Resource::Nofile).current else { return };
+    let carried = files - (files / 4).min(FILES_SPARE_MAX);
+    let carried = usize::try_from(carried).unwrap_or(usize::MAX);
+    let (hard, soft) = (&mut settings.hub.sessions_max, &mut settings.relay.sessions_soft_max);
+    if *hard > carried {
+        tracing::warn!(
+            "lets in {carried} sessions, not limits.sessions_max ({hard}): it may open {files} files"
+        );
+        *hard = carried;
+        *soft = soft.map(|soft| soft.min(carried));
     }
 }

@@ -332,3 +332,20 @@ async fn a_message_of_the_limit_fits_whatever_the_number_of_shards() {
         assert!(heard == Heard::Text(text.clone()), "{:?}", heard.close_code());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_sessions_are_let_in_than_the_open_files_carry_and_probes_are_answered() {
+    let gateway = Gateway::start_with_files(200, PATHS).await;
+    let mut clients = Vec::new();
+    let refused = loop {
+        match ask(gateway.clients, &Request::upgrade("/ws")).await {
+            Ok(client) => clients.push(client),
+            Err(answer) => break answer,
+        }
+    };
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("2")));
+    assert_eq!(clients.len(), 150);
+    assert_eq!(gateway.fetch("/livez").await.status, 200);
+    assert_eq!(gateway.counted("pathcast_sessions_limit{kind=\"hard\"}").await, 150);
+    assert!(gateway.log().contains("lets in 150 sessions"), "{}", gateway.log());
+}

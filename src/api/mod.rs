@@ -48,6 +48,7 @@ use tokio::time::{sleep, timeout};
 use crate::api::body::Budget;
 use crate::api::patience::Patient;
 use crate::api::silence::{Connection, Silent};
+use crate::complaints::Complaints;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::proto::grant::Grant;
@@ -173,6 +174,7 @@ pub async fn serve(listener: TcpListener, state: State) {
 async fn accept(listener: TcpListener, state: State, silent: Silent) {
     let router = router::router(state.clone());
     let closing = state.lifecycle.closing().clone();
+    let complaints = Complaints::default();
     loop {
         let accepted = tokio::select! {
             () = closing.cancelled() => return,
@@ -185,7 +187,9 @@ async fn accept(listener: TcpListener, state: State, silent: Silent) {
                 state.lifecycle.spawn(served);
             }
             Err(error) => {
-                tracing::warn!(%error, "the API cannot accept");
+                if complaints.are_due() {
+                    tracing::warn!(%error, "the API cannot accept");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -37,6 +37,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::webhook::lanes::Whose;
+use crate::complaints::Complaints;
 use crate::gateway::encrypted::Encrypted;
 use crate::gateway::handshake::{Refusal, Wanted};
 use crate::gateway::tls::Certificate;
@@ -128,6 +129,7 @@ impl Gateway {
         let places = Arc::new(Semaphore::new(self.config.handshakes_max));
         let processors = available_parallelism().map_or(1, usize::from);
         let turns = Arc::new(Semaphore::new(TURNS_EACH * processors));
+        let complaints = Complaints::default();
         loop {
             let accept = async {
                 let place = places.clone().acquire_owned().await;
@@ -151,7 +153,9 @@ impl Gateway {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if complaints.are_due() {
+                        tracing::warn!(%error, "cannot accept a connection");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

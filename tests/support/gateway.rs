@@ -75,6 +75,14 @@ impl Gateway {
         Gateway::run(command, dir, config_file).await
     }
 
+    /// Starts one that may open so many files.
+    pub async fn start_with_files(files: u32, rest: &str) -> Gateway {
+        let (dir, config_file) = write_config(&format!("{DOORS}{rest}"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n $0 && exec \"$@\""]).arg(files.to_string()).arg(BINARY);
+        Gateway::run(complete(shell, &config_file, &[]), dir, config_file).await
+    }
+
     async fn start_binary(binary: &OsStr, config: &str, environment: &[(&str, &str)]) -> Gateway {
         let (dir, config_file) = write_config(config);
         let mut command = command(binary, &config_file, environment);
@@ -298,7 +306,10 @@ fn write_config(config: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn command(binary: &OsStr, config_file: &Path, environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(binary);
+    complete(Command::new(binary), config_file, environment)
+}
+
+fn complete(mut command: Command, config_file: &Path, environment: &[(&str, &str)]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PATHCAST")) {
         command.env_remove(name);
     }
