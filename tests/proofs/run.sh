@@ -27,7 +27,7 @@ prove() {
 small() {
   local proof failed=0 proofs=()
   prove rolling rolling_restart --clients 90 --witnesses 10 --processes 1 --settle 1 --window 5 --excess 2 & proofs+=($!)
-  prove herd herd --clients 90 --witnesses 5 --rate 10 --limits bounded & proofs+=($!)
+  prove herd herd --clients 90 --witnesses 5 --rate 5 --limits bounded & proofs+=($!)
   prove autoscaling autoscaling --per-pod 30 --faster 60 --stay 6 --window 2 & proofs+=($!)
   prove two-builds two_builds --clients 30 --window 2 & proofs+=($!)
   for proof in "${proofs[@]}"; do wait "$proof" || failed=1; done
