@@ -46,7 +46,7 @@ need_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
   # Debian starts what it installs; the tests start their own.
   local server
-  for server in prometheus haproxy; do
+  for server in redis-server mosquitto prometheus haproxy; do
     [[ " ${missing[*]} " != *" $server "* || ! -d /run/systemd/system ]] || as_root systemctl disable --quiet --now $server
   done
 }

@@ -244,6 +244,8 @@ class Story(unittest.IsolatedAsyncioTestCase):
                     self.assertTrue(pathlib.Path(volume["source"]).exists(), f"{name}: {volume['source']}")
                     self.assertTrue(volume["read_only"], f"{name}: {volume['source']}")
             self.assertNotRegex(service["image"], r":latest$|^[^:]+$")
+        # Builds of one compose file run side by side, and what two of them give the same name collides.
+        self.assertEqual([name for name, service in services.items() if "build" in service], ["gateway-1"])
         mounted = {volume["target"] for volume in services["grafana"]["volumes"]}
         provisioning = ROOT / "deploy/grafana/provisioning"
         (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]

@@ -1,8 +1,8 @@
 """Autoscaling as a loop: real gateways, scraped by a real Prometheus, are as many as the formula of a HorizontalPodAutoscaler makes of the very
 queries that the chart brings: the adapter's rule, each pod by itself, and KEDA's trigger, all pods together.
 
-Clients come, stay while some come and go, and leave: 1, 3, 1 gateways. What is proved: there is no step back while they come, none forth while they
-leave, and none while they stay; a pod that drains is still scraped, and counted by neither query; both queries always see the same sessions; and no
+Clients come, stay while some come and go, are gone for a moment, come back, and leave: 1, 3, 1 gateways. What is proved: there is no step back while
+they come, none forth while they leave, and none while they stay or are gone for less than the window for steps down; a pod that drains is still scraped, and counted by neither query; both queries always see the same sessions; and no
 client misses anything but between its close and its next open.
 
 Times are divided by --faster: Kubernetes looks every 15 s, Prometheus scrapes every 15 s, and the windows and periods are the chart's. Prometheus takes
@@ -33,6 +33,8 @@ SYNC_S = SCRAPE_S = 15
 PODS_MAX = 5
 # In how many steps clients come; one takes two looks of the controller.
 RAMP = 10
+# For how long most of them are gone: less than the ten minutes that the documentation promises before a pod is taken away.
+GONE_S = 200
 SETTINGS = """
 [drain]
 settle = "1s"
@@ -199,6 +201,11 @@ def main():
             # A few come and go, within what three pods are for.
             crowd.want(many + random.randint(-options.per_pod // 10, options.per_pod // 10))
             loop.wait(1)
+        crowd.want(few)
+        loop.wait(GONE_S / options.faster)
+        insist(loop.course[-1]["asked"][options.by] == 1, "one pod was enough for those who were left")
+        crowd.want(many)
+        loop.until("all clients again", lambda: crowd.open() == many)
         crowd.want(few)
         loop.until("one pod, and the others gone", lambda: len(loop.pods) == 1 and not loop.leaving)
         loop.wait(options.stay / 2)

@@ -142,6 +142,7 @@ class Gateway(Child):
     def counted(self, family):
         """The sum of its series, as /metrics has it."""
         lines = re.findall(rf"^{family}(?:{{.*}})? (\S+)$", self.fetch("/metrics")[1], re.MULTILINE)
+        insist(lines, f"{self.name} has no {family}")
         return sum(float(value) for value in lines)
 
     def logged(self, message):
