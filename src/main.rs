@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use pathcast::app::App;
 use pathcast::cli::bench;
@@ -11,7 +10,7 @@ use pathcast::cli::check::{self, Form};
 use pathcast::cli::{Cli, Command, ready};
 use pathcast::config::{self, Settings, Source};
 use pathcast::lifecycle::{Signals, Wish};
-use pathcast::trace::logs;
+use pathcast::trace::{lines, logs};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// After a storm of connects it gives back what the system's own keeps (`.cargo/config.toml` says how
@@ -49,12 +48,13 @@ fn main() -> ExitCode {
 
 fn serve(source: Source) -> anyhow::Result<()> {
     let mut settings = config::load(&source)?;
-    logs::init(&settings.log).context("log.level")?;
+    logs::init(&settings.log)?;
     fit_to_descriptors(&mut settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run(settings, source));
     // A look-up of a name cannot be broken off, and may last half a minute.
     runtime.shutdown_background();
+    lines::flush();
     outcome
 }
 

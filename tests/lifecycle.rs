@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use support::client::{Client, Heard, Request, ask};
@@ -178,10 +178,21 @@ async fn a_broken_reload_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_takes_disturbs_nobody() {
+    // A disk that is full, and a pipe that nobody empties.
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let (_unread, pipe) = std::io::pipe().expect("a pipe can be made");
+    check_serves_without_log(full).await;
+    check_serves_without_log(pipe).await;
+}
+
+async fn check_serves_without_log(log: impl Into<Stdio>) {
     let drain = "[drain]\nsettle = \"off\"\nwindow = \"off\"\n";
     let rest = "[log]\nlevel = \"trace\"\n[[path]]\npath = \"/ws\"\n";
-    let mut gateway = Gateway::start_unread(&format!("{drain}{rest}")).await;
-    assert_eq!(gateway.fetch("/v1/nothing").await.status, 404);
+    let mut gateway = Gateway::start_logging_to(log, &format!("{drain}{rest}")).await;
+    // More than a pipe holds.
+    for _ in 0..300 {
+        assert_eq!(gateway.fetch("/v1/nothing").await.status, 404);
+    }
     let mut client = gateway.open("/ws").await;
     check_served(&gateway, &mut client, "/ws").await;
     gateway.signal(Signal::TERM);

@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::proto::close::{Cause, Close};
 use crate::proto::path::Path;
 use crate::proto::session_id::{PodId, SessionId};
+use crate::trace::lines;
 
 /// A shard that has not turned for this long is stuck: it turns once a second with nothing to do.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -320,6 +321,7 @@ fn indispensable(
             Ok(Err(error)) => tracing::error!(name, %error, "a thread cannot go on"),
             Err(_) => tracing::error!(name, "a bug ended a thread"),
         }
+        lines::flush();
         std::process::exit(70);
     })?;
     Ok(())

@@ -16,6 +16,8 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
+use crate::trace::lines;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub format: Format,
@@ -31,20 +33,28 @@ pub enum Format {
     Json,
 }
 
+/// Why there can be no log.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("log.level: {0}")]
+    Level(#[from] ParseError),
+    #[error("the log cannot be written: {0}")]
+    Thread(#[from] io::Error),
+}
+
 /// From now on, logs go out.
-pub fn init(config: &Config) -> Result<(), ParseError> {
+pub fn init(config: &Config) -> Result<(), Unusable> {
     let filter = EnvFilter::try_new(&config.level)?;
+    let lines = lines::start()?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        // It would be told on standard error, too, with a panic where that is what fails.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
+        .with_writer(move || lines);
     // Fails only where a test has begun to log before.
     let _ = match config.format {
         Format::Human => logs.with_target(false).fmt_fields(for_people()).try_init(),
         Format::Json => {
-            logs.json().flatten_event(true).with_writer(|| JsonLine(io::stderr())).try_init()
+            logs.json().flatten_event(true).with_writer(move || JsonLine(lines)).try_init()
         }
     };
     Ok(())

@@ -4,5 +4,6 @@
 //! collector; else each place where one could begin costs one branch. None is made for a delivery.
 
 pub mod export;
+pub mod lines;
 pub mod logs;
 pub mod span;
