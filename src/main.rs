@@ -60,6 +60,7 @@ fn serve(source: Source) -> anyhow::Result<()> {
 
 async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    let mut is_anew = false;
     loop {
         let app = App::start(settings.clone(), source.clone()).await?;
         announce(&app, &settings);
@@ -67,6 +68,10 @@ async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
         settings.gateway.listen = app.clients();
         settings.api.listen = app.api();
         let mut changes = app.changes();
+        if is_anew {
+            // It may have changed while nobody looked.
+            app.reload();
+        }
         loop {
             tokio::select! {
                 wish = signals.next() => match wish {
@@ -80,7 +85,9 @@ async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
                 () = app.claimed() => break,
             }
         }
-        (settings.paths, settings.upstreams) = app.give_up().await;
+        let Some(last) = app.give_up(&mut signals).await else { return Ok(()) };
+        (settings.paths, settings.upstreams) = last;
+        is_anew = true;
     }
 }
 

@@ -203,6 +203,32 @@ async fn a_pod_that_stood_still_and_was_claimed_begins_anew_and_tells_nothing_of
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claimed_pod_that_is_to_leave_does_not_begin_anew() {
+    let server = Redis::start();
+    // Its clients answer no close, so that giving up takes its time.
+    let url = server.url();
+    let settings =
+        format!("[limits]\nclose_timeout = \"1m\"\n[broker]\nurl = \"{url}\"\n{SETTINGS}");
+    let mut stopped = Gateway::start(&settings).await;
+    stopped.ready().await;
+    let _survivor = start(&server).await;
+    let (_clients, _) = crowd(&server, &stopped, "/ws", 3).await;
+    stopped.signal(Signal::STOP);
+    ends(&server, 3).await;
+    stopped.signal(Signal::CONT);
+    let says = async |what: &str| {
+        eventually(what, async || stopped.log().contains(what).then_some(())).await;
+    };
+    says("taken for dead").await;
+    stopped.signal(Signal::TERM);
+    says("no other pod begins in its place").await;
+    // And whoever insists does not wait.
+    stopped.signal(Signal::TERM);
+    assert_eq!(stopped.exit().await.code(), Some(0));
+    assert_eq!(stopped.log().matches("serving pod=").count(), 1, "{}", stopped.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_stood_still_and_was_not_claimed_goes_on() {
     let server = Redis::start();
     let alone = start(&server).await;

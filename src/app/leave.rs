@@ -1,4 +1,5 @@
-//! Leaving in good order, on a signal: settle, close, flush.
+//! Leaving in good order, on a signal: settle, close, flush; and without a word, once others have taken the pod
+//! for dead.
 //!
 //! While it *settles* the pod works as ever but says that it is not ready, and gives its upstreams
 //! back: whoever sends clients here learns it within seconds, not at once. Then its sessions are
@@ -7,17 +8,30 @@
 //!
 //! A second signal ends the waiting of the first two phases; a third one all of it.
 
+use std::convert::Infallible;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, FINISH_TIMEOUT, LEAVE_POLL, SPANS_TIMEOUT};
+use crate::app::App;
 use crate::clock::unix_ms;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::lifecycle::{Signals, Wish};
 use crate::proto::close::Cause;
 use crate::proto::millis::millis;
 use crate::proto::pacing::{due, share};
+use crate::proto::paths::Paths;
+use crate::upstream;
+
+/// How long requests in flight may take when the sessions are gone.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long the last spans may take to the collector, when everything else has ended.
+const SPANS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often leaving looks whether the last session has gone.
+const LEAVE_POLL: Duration = Duration::from_millis(10);
 
 /// How often some sessions are closed.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
@@ -51,7 +65,7 @@ impl App {
         };
         tokio::select! {
             () = leave => return,
-            () = self.tell_progress() => {}
+            never = self.tell_progress() => match never {},
             () = insist => {}
         }
         tracing::warn!(sessions = self.hub.occupied(), "left at once");
@@ -79,21 +93,75 @@ impl App {
         }
         self.close_all();
 
-        let flushed = async {
-            // The last events of upstreams are told, too.
-            let holds_any = || self.relay.upstreams().are_in_use();
-            while self.hub.occupied() > 0 || holds_any() || self.has_untold() {
+        // The last events of upstreams are told, too.
+        let holds_any = || self.relay.upstreams().are_in_use();
+        self.finish(|| self.hub.occupied() > 0 || holds_any() || self.has_untold()).await;
+        tracing::info!(seconds = begun.elapsed().as_secs_f64(), "left");
+    }
+
+    /// Ends the sessions of a pod that was taken for dead, without a word of it to anybody else, and
+    /// then the pod. Paths and upstreams as they were last configured, for the next one; `None` if there is to be
+    /// none, as a signal says. A second signal ends the waiting.
+    pub async fn give_up(self, signals: &mut Signals) -> Option<(Paths, Vec<upstream::Config>)> {
+        let sessions = self.hub.occupied();
+        tracing::error!(
+            sessions,
+            "this pod was away for longer than its lease and taken for dead: its sessions end, and \
+             it begins anew under another id"
+        );
+        let mut is_wanted = true;
+        let mut give_up = pin!(async {
+            self.ears.mute();
+            self.begin_to_leave();
+            self.lifecycle.draining().cancel();
+            self.close_all();
+            self.finish(|| self.hub.occupied() > 0).await;
+            self.hub.stop();
+            self.tracer.finish(SPANS_TIMEOUT).await;
+        });
+        loop {
+            tokio::select! {
+                () = &mut give_up => break,
+                wish = signals.next() => match wish {
+                    // The next one reads it again.
+                    Wish::Reload => {}
+                    Wish::Leave | Wish::Hurry if is_wanted => {
+                        tracing::info!("leaving: no other pod begins in its place");
+                        is_wanted = false;
+                    }
+                    Wish::Leave | Wish::Hurry => break,
+                },
+            }
+        }
+        is_wanted.then(|| (Paths::clone(&self.relay.paths()), self.upstreams.configs()))
+    }
+
+    /// From now on this pod is not ready.
+    fn begin_to_leave(&self) {
+        self.metrics.draining.set(1);
+        self.lifecycle.leaving().cancel();
+    }
+
+    /// Every session that is left is told when to come back.
+    fn close_all(&self) {
+        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
+        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
+    }
+
+    /// Waits for what is under way, and then for all tasks, neither of it for ever.
+    async fn finish(&self, is_busy: impl Fn() -> bool) {
+        let idle = async {
+            while is_busy() {
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };
-        if tokio::time::timeout(drain.timeout, flushed).await.is_err() {
+        if tokio::time::timeout(self.drain.timeout, idle).await.is_err() {
             let (sessions, has_untold) = (self.hub.occupied(), self.has_untold());
             tracing::warn!(sessions, has_untold, "left in mid-farewell");
         }
         if !self.lifecycle.finish(FINISH_TIMEOUT).await {
             tracing::warn!("some requests did not end in time");
         }
-        tracing::info!(seconds = begun.elapsed().as_secs_f64(), "left");
     }
 
     /// Closes the sessions that there are, evenly over the window, if there is one; ends with the last
@@ -124,7 +192,7 @@ impl App {
     }
 
     /// Tells how many sessions are left, for as long as it is asked.
-    async fn tell_progress(&self) {
+    async fn tell_progress(&self) -> Infallible {
         let mut told = Instant::now();
         loop {
             let sessions = self.hub.occupied();

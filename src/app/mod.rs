@@ -7,7 +7,6 @@ pub mod leave;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -23,15 +22,12 @@ use crate::broker::redis::{Redis, Unusable};
 use crate::config::{self, Drain, Settings, Source};
 use crate::gateway::{Gateway, tls};
 use crate::hub::Hub;
-use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::hub::inbound::Inbound;
 use crate::hub::presence::Presence;
 use crate::kubernetes;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::proto::close::Cause;
 use crate::proto::millis::millis;
-use crate::proto::paths::Paths;
 use crate::proto::session_id::PodId;
 use crate::relay::ears::Ears;
 use crate::relay::hearsay::Hearsay;
@@ -41,20 +37,11 @@ use crate::relay::upstreams::Upstreams;
 use crate::relay::{Parts, Relay};
 use crate::trace::export::{self, Count, Fate};
 use crate::trace::span::Tracer;
-use crate::upstream::{self, Keeper};
+use crate::upstream::Keeper;
 use crate::watch::Changes;
 
 /// Handshakes that wait to be accepted: a pod that lost a peer gets its clients all at once.
 const BACKLOG: i32 = 4096;
-
-/// How long requests in flight may take when the sessions are gone.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(6);
-
-/// How long the last spans may take to the collector, when everything else has ended.
-const SPANS_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How often leaving looks whether the last session has gone.
-const LEAVE_POLL: Duration = Duration::from_millis(10);
 
 /// A running gateway.
 pub struct App {
@@ -270,47 +257,6 @@ impl App {
     /// Resolves when other pods have taken this one for dead, and told the ends of its sessions.
     pub fn claimed(&self) -> impl Future<Output = ()> + use<> {
         self.lifecycle.claimed().clone().cancelled_owned()
-    }
-
-    /// Ends the sessions of a pod that was taken for dead, without a word of it to anybody else, and
-    /// then the pod. Paths and upstreams as they were last configured, for the next one.
-    pub async fn give_up(self) -> (Paths, Vec<upstream::Config>) {
-        let sessions = self.hub.occupied();
-        tracing::error!(
-            sessions,
-            "this pod was away for longer than its lease and taken for dead: its sessions end, and \
-             it begins anew under another id"
-        );
-        self.ears.mute();
-        self.begin_to_leave();
-        self.lifecycle.draining().cancel();
-        self.close_all();
-        let ended = async {
-            while self.hub.occupied() > 0 {
-                tokio::time::sleep(LEAVE_POLL).await;
-            }
-        };
-        if tokio::time::timeout(self.drain.timeout, ended).await.is_err() {
-            tracing::warn!(sessions = self.hub.occupied(), "left in mid-farewell");
-        }
-        if !self.lifecycle.finish(FINISH_TIMEOUT).await {
-            tracing::warn!("some requests did not end in time");
-        }
-        self.hub.stop();
-        self.tracer.finish(SPANS_TIMEOUT).await;
-        (Paths::clone(&self.relay.paths()), self.upstreams.configs())
-    }
-
-    /// From now on this pod is not ready.
-    fn begin_to_leave(&self) {
-        self.metrics.draining.set(1);
-        self.lifecycle.leaving().cancel();
-    }
-
-    /// Every session that is left is told when to come back.
-    fn close_all(&self) {
-        let farewell = Farewell::RetryWithin { ms: millis(self.drain.retry_after) };
-        self.hub.sweep(&Sweep { whom: Whom::Everybody, cause: Cause::Drain, farewell });
     }
 }
 

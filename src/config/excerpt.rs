@@ -45,11 +45,11 @@ pub fn excerpt(text: &str, span: Range<usize>) -> Excerpt {
 }
 
 /// The line without the values that look like secrets. A plain `key` may be one too: it is what
-/// somebody writes who does not know of `key_file`; and a URL may hold a password.
+/// somebody writes who does not know of `key_file`; and a URL may hold a password, or a query with one.
 fn guarded(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let plain_key = lower.trim_start().strip_prefix("key").map(str::trim_start);
-    let is_url = lower.contains("://") && lower.contains('@');
+    let is_url = lower.contains("://") && lower.contains(['@', '?']);
     let word = match is_url || plain_key.is_some_and(|rest| rest.starts_with('=')) {
         true => Some(0),
         false => SECRET_WORDS.iter().filter_map(|word| lower.find(word)).min(),

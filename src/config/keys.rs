@@ -74,8 +74,7 @@ fn hash(key: &wire::Key, at: &At, source: &Source) -> Result<[u8; 32], Fault> {
         (None, Some(path), None) => file(path, &at.key("key_file")),
         (None, None, Some(name)) => {
             let at = at.key("key_env");
-            let variable = source.env.iter().find(|(known, _)| known == name);
-            let Some((_, secret)) = variable else {
+            let Some(secret) = source.variable(name) else {
                 let what = "there is no such environment variable";
                 return Err(Fault::value(at, what)
                     .advise("key_env is the name of the variable that holds the key"));

@@ -127,8 +127,8 @@ fn kubernetes(
         return Ok(None);
     }
     let variable = |name: &str| {
-        let found = source.env.iter().find(|(key, value)| key == name && !value.is_empty());
-        found.map(|(_, value)| value.clone()).ok_or_else(|| {
+        let found = source.variable(name).filter(|value| !value.is_empty());
+        found.map(str::to_owned).ok_or_else(|| {
             let at = At::keys(["kubernetes", "deletion_cost"]);
             Fault::value(at, format!("the environment variable {name} is not set")).advise(
                 "only pods have it: POD_NAME and POD_NAMESPACE from fieldRef, the others by Kubernetes",

@@ -104,6 +104,11 @@ pub struct Source {
 pub struct Error(String);
 
 impl Source {
+    /// A variable of the environment.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
     /// The environment of this process, and the file that was asked for: by the argument, else by
     /// `PATHCAST_CONFIG` if that is not empty. No file is looked for anywhere: settings never come
     /// as a surprise.
@@ -211,7 +216,7 @@ impl Settings {
             let webhook = upstream.backend.as_mut().and_then(|backend| backend.webhook.as_mut());
             [Some(&mut upstream.url), webhook].into_iter().flatten()
         });
-        for url in backends.chain(upstreams) {
+        for url in wire.broker.url.iter_mut().chain(backends).chain(upstreams) {
             // Many a server takes its key there.
             if let Some((place, _)) = url.split_once('?') {
                 *url = format!("{place}?…hidden…");

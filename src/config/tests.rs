@@ -615,7 +615,14 @@ fn no_error_and_no_output_shows_a_secret() {
     ];
     let url = |url| shown(&format!("sha256 = \"{SHA256}\"\n[broker]\nurl = \"{url}\""));
     assert!(url("redis://u:p@h").contains("url = \"redis://…hidden…@h\""));
-    let urls = ["redis://:hunter2@h", "redis://u:hunter2@@h/0", "http://:hunter2@h", "hunter2://@"];
+    let urls = [
+        "redis://:hunter2@h",
+        "redis://u:hunter2@@h/0",
+        "http://:hunter2@h",
+        "hunter2://@",
+        "redis+unix:///run/r.sock?user=u&pass=hunter2",
+        "redis+unix:///run/r.sock?user=u&pass=hunter2&db=x",
+    ];
     for shown in urls.map(url) {
         assert!(!shown.contains("hunter2"), "{shown}");
     }

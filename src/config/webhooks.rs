@@ -122,13 +122,12 @@ fn secret(written: &wire::Secret, at: &At, source: &Source) -> Result<Secret, Fa
         (Some(text), None, None) => ("key", text.clone()),
         (None, Some(path), None) => ("key_file", file(path, &at.key("key_file"))?),
         (None, None, Some(name)) => {
-            let variable = source.env.iter().find(|(known, _)| known == name);
-            let Some((_, text)) = variable else {
+            let Some(text) = source.variable(name) else {
                 let what = "there is no such environment variable";
                 return Err(Fault::value(at.key("key_env"), what)
                     .advise("key_env is the name of the variable that holds the secret"));
             };
-            ("key_env", text.clone())
+            ("key_env", text.to_owned())
         }
         (None, None, None) => return Err(Fault::key(at.clone(), "a secret is empty").advise(one)),
         _ => return Err(Fault::key(at.clone(), "a secret is told twice").advise(one)),

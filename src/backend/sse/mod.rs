@@ -31,6 +31,9 @@ use crate::proto::telling::Missed;
 /// Events that wait for the task, in bytes: some seconds of a busy pod.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What another pod may claim to be missing at once: no sum of it overflows.
+const COUNT_MAX: u64 = 1 << 48;
+
 pub struct Sse {
     waiting: mpsc::UnboundedSender<Waiting>,
     shared: Arc<Shared>,
@@ -107,9 +110,6 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
-/// What another pod may claim to be missing at once: no sum of it overflows.
-const COUNT_MAX: u64 = 1 << 48;
-
 impl Sse {
     /// Starts the task that hands events on; it ends when the pod closes.
     pub fn start(lifecycle: &Lifecycle, metrics: Arc<Metrics>) -> Sse {
@@ -151,15 +151,12 @@ impl Sse {
 
     /// Never waits. Events offered by one thread are heard in that order.
     pub fn offer(&self, event: Event) {
-        let offered = Offered::Event(Arc::new(event));
         let before = self.shared.waiting_bytes.load(Ordering::Relaxed);
-        self.push(match offered {
-            Offered::Event(event) if before + event.json.len() > WAITING_BYTES_MAX => {
-                let Event { path, configured, origin, .. } = &*event;
-                let (path, configured) = (path.clone(), configured.clone());
-                Offered::Lost { path, configured, origin: *origin }
-            }
-            offered => offered,
+        self.push(if before + event.json.len() > WAITING_BYTES_MAX {
+            let Event { path, configured, origin, .. } = event;
+            Offered::Lost { path, configured, origin }
+        } else {
+            Offered::Event(Arc::new(event))
         });
     }
 
