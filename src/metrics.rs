@@ -24,7 +24,7 @@ const FANOUT_SECONDS: &[f64] =
 const ROUNDTRIP_SECONDS: &[f64] =
     &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 3.0];
 
-/// Upper edges in seconds: from a Redis beside this pod to one that was away for minutes.
+/// Upper edges in seconds: from a backend beside this pod to one that was away for minutes.
 const BACKEND_SECONDS: &[f64] =
     &[1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0];
 

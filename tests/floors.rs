@@ -50,6 +50,7 @@ const IMPURE: &[&str] = &[
 const FENCED: &[(&str, &str)] = &[
     ("tokio::spawn", "lifecycle"),
     ("task::spawn", "lifecycle"),
+    ("spawn_blocking", "trace"),
     ("prometheus::", "metrics"),
     ("fastwebsockets::", "gateway"),
     ("tungstenite::", "upstream"),

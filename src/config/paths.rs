@@ -23,6 +23,10 @@ pub fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
         let invalid = |error| invalid(error, &wire.path[..=index]);
         let pattern = Pattern::parse(&written.path).map_err(invalid)?;
         let concrete_paths_max = written.concrete_paths_max;
+        if written.echo && written.backend.is_some() {
+            let what = "a path with `echo` has no message events for a backend";
+            return Err(Fault::value(at.key("backend"), what).advise("leave one of the two out"));
+        }
         paths
             .add(Configured {
                 pattern,
@@ -81,10 +85,6 @@ fn flush_interval(
 fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> {
     let Some(backend) = &path.backend else { return Ok(false) };
     let at = at.key("backend");
-    if path.echo {
-        let what = "a path with `echo` has no message events for a backend";
-        return Err(Fault::value(at, what).advise("leave one of the two out"));
-    }
     if backend.stream && wire.broker.url.is_none() {
         let what = "streams are kept in Redis, and there is none";
         let advice = "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave `stream` \
