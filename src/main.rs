@@ -10,7 +10,8 @@ use pathcast::cli::check::{self, Form};
 use pathcast::cli::{Cli, Command, ready};
 use pathcast::config::{self, Settings, Source};
 use pathcast::lifecycle::{Signals, Wish};
-use pathcast::trace::{lines, logs};
+use pathcast::trace::lines;
+use pathcast::trace::logs::{self, Format};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// After a storm of connects it gives back what the system's own keeps (`.cargo/config.toml` says how
@@ -91,21 +92,26 @@ async fn run(mut settings: Settings, source: Source) -> anyhow::Result<()> {
     }
 }
 
-/// Says where the doors are. Nobody may be reading; that is no reason not to serve.
+/// Says where the doors are, in the form of the log: the two may end in one place. Nobody may be reading; that is
+/// no reason not to serve.
 fn announce(app: &App, settings: &Settings) {
     let scheme = if settings.gateway.tls.is_some() { "wss" } else { "ws" };
-    let paths: Vec<String> =
-        settings.paths.iter().map(|path| path.pattern.text().to_string()).collect();
+    let clients = format!("{scheme}://{}", app.clients());
+    let api = format!("http://{}", app.api());
+    let paths: Vec<&str> = settings.paths.iter().map(|path| &**path.pattern.text()).collect();
     let broker = if settings.broker.is_some() { "Redis" } else { "the memory broker" };
+    let who = format!("pathcast {} on {broker}", env!("CARGO_PKG_VERSION"));
+    let text = match settings.log.format {
+        Format::Human => {
+            format!("{who}\n  clients {clients}  paths {}\n  api {api}", paths.join(" "))
+        }
+        Format::Json => {
+            serde_json::json!({ "message": who, "clients": clients, "api": api, "paths": paths })
+                .to_string()
+        }
+    };
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(
-        out,
-        "pathcast {} on {broker}\n  clients {scheme}://{}  paths {}\n  api http://{}",
-        env!("CARGO_PKG_VERSION"),
-        app.clients(),
-        paths.join(" "),
-        app.api(),
-    );
+    let _ = writeln!(out, "{text}");
     let _ = out.flush();
 }
 

@@ -114,8 +114,8 @@ impl Gateway {
         let addresses = tokio::task::spawn_blocking(move || {
             while clients.is_none() || api.is_none() {
                 let line = said.recv_timeout(DEADLINE).ok()?;
-                clients = clients.or_else(|| address_after(&line, "clients "));
-                api = api.or_else(|| address_after(&line, "api "));
+                clients = clients.or_else(|| address_after(&line, "clients"));
+                api = api.or_else(|| address_after(&line, "api"));
             }
             clients.zip(api)
         });
@@ -342,7 +342,7 @@ pub fn replace(file: &Path, text: &str) {
 fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(mark)?;
     let (_, rest) = rest.split_once("://")?;
-    let end = rest.find(|char: char| char.is_whitespace() || char == '/').unwrap_or(rest.len());
+    let end = rest.find(|char: char| " /\"".contains(char)).unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
 
