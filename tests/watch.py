@@ -128,6 +128,13 @@ def check_files(dashboard):
     say(f"{len(alerts)} alerts fire and are over in promtool's tests; {len(ids)} panels and rows")
 
 
+def check_dropping(gateways):
+    """Clients that do not keep up, where only the latest counts, miss what is older on each gateway."""
+    dropped = re.compile(r'^pathcast_undelivered_total{path="/ws/latest",reason="dropped"} [1-9]', re.M)
+    eventually("messages are dropped for newer ones", lambda: all(dropped.search(gateway.metrics()) for gateway in gateways))
+    say("slow clients of the latest miss what is older")
+
+
 def check_rules(prometheus):
     """Each expression was evaluated on what the gateways tell, without an error or a warning."""
     def rules():
@@ -226,6 +233,7 @@ def run(folder):
     check_panels(prometheus, dashboard, traffic, {})
     check_panels(prometheus, dashboard, traffic, {"job": "pathcast"})
     check_panels(prometheus, dashboard, traffic, {"cluster": "east", "namespace": "ws", "pod": "(pathcast-0|pathcast-1)", "path": ".*"})
+    check_dropping(gateways)
     check_rules(prometheus)
     check_exposition(gateways)
     traffic.stop()

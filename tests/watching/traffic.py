@@ -196,7 +196,6 @@ class Traffic(threading.Thread):
                 Client(gateway, "/ws/sensors", Sec_WebSocket_Extensions="permessage-deflate")
                 Client(gateway, "/ws/rooms/7")
             threading.Thread(target=listen, args=[gateway], daemon=True).start()
-            Client(gateway, "/ws/latest", is_slow=True)
         asking, eager, working = Client(one, "/ws/api"), Client(one, "/ws/api"), Client(two, "/ws/work")
         session = json.loads(two.call("GET", "/v1/sessions?path=/ws/rooms/7&limit=1")[1])["sessions"][0]["id"]
         long = "a reading that repeats itself, " * 200
@@ -219,9 +218,11 @@ class Traffic(threading.Thread):
             if turn % 20 == 5:
                 for _ in range(200):
                     eager.send("slowly")
-            # A slow client at a time: it is closed when its outbox is full, and another one comes.
-            if not slow or turn % 10 == 0:
+            # Slow clients now and then: they are closed when their outbox is full, or when they took nothing for too long, and others come. They
+            # are kept, as no reader keeps them: what nobody holds is closed at once.
+            if turn % 10 == 1:
                 slow.append(Client(one, "/ws/slow", is_slow=True))
+                slow += [Client(gateway, "/ws/latest", is_slow=True) for gateway in self.gateways]
             for _ in range(4):
                 one.publish("/ws/slow", long * 10)
             if turn % 5 == 0:
