@@ -10,7 +10,6 @@ import re
 import selectors
 import socket
 import struct
-import sys
 import threading
 import time
 import urllib.request
@@ -23,6 +22,14 @@ def frame(opcode, data, is_masked):
     mask = 0x80 if is_masked else 0
     head = struct.pack("!BB", 0x80 | opcode, mask | len(data)) if len(data) < 126 else struct.pack("!BBH", 0x80 | opcode, mask | 126, len(data))
     return head + (bytes(4) if is_masked else b"") + data
+
+
+def read_head(sock, step):
+    """The head of a request or an answer, and what came with it; less where the connection ends."""
+    head = b""
+    while b"\r\n\r\n" not in head and (part := sock.recv(step)):
+        head += part
+    return head
 
 
 class Reader(threading.Thread):
@@ -72,12 +79,7 @@ class Client:
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in wanted.items() if value is not None)
         self.socket.sendall(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode())
-        head = b""
-        while b"\r\n\r\n" not in head:
-            part = self.socket.recv(1 if is_slow else 4096)
-            if not part:
-                break
-            head += part
+        head = read_head(self.socket, 1 if is_slow else 4096)
         self.status = int(head.split()[1]) if head else 0
         if self.status != 101:
             self.socket.close()
@@ -131,11 +133,11 @@ def remote_server(listener):
     is_first = True
     while True:
         sock, _ = listener.accept()
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += sock.recv(4096)
-        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)[1]
-        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", read_head(sock, 4096))
+        if not key:
+            sock.close()
+            continue
+        accept = base64.b64encode(hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
         if is_first:
             is_first = False
@@ -165,8 +167,8 @@ class Redis:
         words = [str(word).encode() for word in words]
         self.socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
         answer = self.socket.recv(1 << 16)
-        if answer.startswith(b"-"):
-            sys.exit(f"Redis: {answer.decode()}")
+        if not answer or answer.startswith(b"-"):
+            raise RuntimeError(f"Redis: {answer.decode() or 'no answer'}")
 
 
 class Traffic(threading.Thread):
@@ -179,12 +181,14 @@ class Traffic(threading.Thread):
     def run(self):
         try:
             self.drive()
-        except Exception as error:  # told by whoever waits for what this makes
+        except Exception as error:  # told by whoever waits for what this makes, and in the end
             self.failure = error
 
     def stop(self):
         self.stopped.set()
         self.join()
+        if self.failure:
+            raise self.failure
 
     def drive(self):
         one, two = self.gateways
