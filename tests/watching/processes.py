@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -170,16 +169,18 @@ class Prometheus:
         file = folder / "prometheus.yml"
         file.write_text(config)
         self.log = folder / "prometheus.log"
-        # It does not tell which port it got for 0; so take a free one, and another one if that was taken meanwhile.
-        for _ in range(3):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
-            command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
-            self.url = f"http://127.0.0.1:{port}"
-            process = child(command, self.log)
-            if eventually("Prometheus is ready", lambda: process.poll() is not None or self.is_ready()) and process.poll() is None:
-                return
-        sys.exit(f"Prometheus does not start: {self.log.read_text()}")
+        command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}", "--web.listen-address=127.0.0.1:0"]
+        self.child = child(command, self.log)
+        self.url = "http://" + eventually("Prometheus listens", self.address)
+        eventually("Prometheus is ready", self.is_ready)
+
+    def address(self):
+        """Where it listens, once it has said so."""
+        said = self.log.read_text()
+        if self.child.poll() is not None:
+            sys.exit(f"Prometheus does not start: {said}")
+        found = re.search(r'msg="Listening on" address=(\S+)', said)
+        return found and found[1]
 
     def is_ready(self):
         try:
