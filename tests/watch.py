@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The dashboard and the alerts, on a real Prometheus that scrapes two real gateways under load.
 
-Needs `prometheus`, `promtool` and `redis-server`; the gateway is PATHCAST_BIN, or what cargo built. Everything runs on loopback, in one
+Needs `prometheus`, `promtool` and `redis-server`; the gateway is PATHCAST, or what cargo built. Everything runs on loopback, in one
 temporary folder, and is ended.
 """
 

@@ -16,7 +16,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RULES = ROOT / "deploy/prometheus/alerts.yaml"
 BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/pathcast"
-BINARY = os.environ.get("PATHCAST_BIN", str(BUILT))
+BINARY = os.environ.get("PATHCAST", str(BUILT))
 KEY = "a-key-for-everything-here"
 METRICS_KEY = "a-key-for-metrics-only"
 DEADLINE_S = 40
