@@ -149,8 +149,9 @@ class Loop:
         self.due = time.monotonic() + SYNC_S / self.options.faster
         self.bury()
         now = time.time()
-        # Whatever was being scraped at that time is in by now, so all queries see the same.
-        at = now - SCRAPE_S / self.options.faster
+        # All that Prometheus writes of that time is in by now, so all queries see the same: a scrape may take a whole interval, and is written when
+        # it is over; of a target that is gone, the end is written a tenth more than an interval after the time that it gets.
+        at = now - 2 * SCRAPE_S / self.options.faster
         each, total = self.ask(at)
         self.look(at, each, total)
         names, current = [pod.name for pod in self.pods], len(self.pods)
