@@ -86,7 +86,17 @@ class Child:
     def wait(self, limit_s=DEADLINE_S):
         return self.process.wait(limit_s)
 
+    def start(self):
+        """Begins it, and waits until it is of use."""
+        raise NotImplementedError
+
     def __enter__(self):
+        # Nobody ends what was not entered; so a start that fails, or is broken off, does it itself.
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -99,13 +109,12 @@ class Child:
 class Redis(Child):
     """On a socket file, so that it needs no port."""
 
-    def __enter__(self):
+    def start(self):
         self.socket = self.root / "redis.sock"
         self.command = ("redis-server", "--port", 0, "--unixsocket", self.socket, "--save", "", "--appendonly", "no", "--dir", self.root)
         self.begin()
         self.says("eady to accept connections")
         self.url = f"redis+unix://{self.socket}"
-        return self
 
     def ask(self, *words):
         done = subprocess.run(["redis-cli", "-s", self.socket, *words], capture_output=True, text=True, check=True)
@@ -123,13 +132,12 @@ class Gateway(Child):
         # Alone: a line is then an object, whatever the build.
         self.options["env"]["PATHCAST__LOG__FORMAT"] = "json"
 
-    def __enter__(self):
+    def start(self):
         (self.root / "pathcast.toml").write_text(self.settings)
         self.begin()
         ports = [int(self.says(rf"\n  {door}://127\.0\.0\.1:(\d+)")[1]) for door in ("clients ws", "api http")]
         self.clients, self.api = [("127.0.0.1", port) for port in ports]
         eventually(f"{self.name} is ready", lambda: self.fetch("/readyz")[0] == 200)
-        return self
 
     def fetch(self, target):
         """Status and text; (0, "") where nobody answers."""
@@ -223,7 +231,7 @@ class Balancer(Child):
         super().__init__(shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy", "-db", "-f", "haproxy.cfg")
         self.slots = {f"s{number}": None for number in range(slots)}
 
-    def __enter__(self):
+    def start(self):
         doors = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in range(2)]
         self.clients, self.api = [door.getsockname() for door in doors]
         self.socket = self.root / "admin.sock"
@@ -235,7 +243,6 @@ class Balancer(Child):
         for door in doors:
             door.close()
         eventually("HAProxy answers", lambda: self.socket.exists() and self.stats())
-        return self
 
     def command_line(self, line):
         with socket.socket(socket.AF_UNIX) as admin:
@@ -296,7 +303,7 @@ class Prometheus(Child):
         super().__init__("prometheus", "--config.file=prometheus.yml", "--web.listen-address=127.0.0.1:0", "--storage.tsdb.path=data")
         self.scrape_pause_ms = scrape_pause_ms
 
-    def __enter__(self):
+    def start(self):
         self.tell([])
         pause = f"{self.scrape_pause_ms}ms"
         scrape = f"  scrape_interval: {pause}\n  scrape_timeout: {pause}\n"
@@ -306,7 +313,6 @@ class Prometheus(Child):
         port = self.says(r'msg="Listening on" address=127\.0\.0\.1:(\d+)')[1]
         self.url = f"http://127.0.0.1:{port}"
         eventually("Prometheus answers", lambda: fetch(f"{self.url}/-/ready")[0] == 200)
-        return self
 
     def tell(self, gateways):
         """The pods there are, with the labels that a PodMonitor gives them."""
