@@ -1,6 +1,6 @@
 """A gateway runs by the settings of the chart, and is what the chart's probes, monitors and test expect."""
 
-import re
+import json
 import subprocess
 import unittest
 import urllib.error
@@ -25,9 +25,9 @@ class Running(unittest.TestCase):
         self.addCleanup(self.process.stdout.close)
         self.addCleanup(self.process.wait)
         self.addCleanup(self.process.kill)
-        said = "".join(self.process.stdout.readline() for _ in range(3))
-        self.clients = re.search(r"ws://(\S+)", said)[1]
-        self.api = re.search(r"http://(\S+)", said)[1]
+        # The chart's form of the log is JSON, and the doors are announced in it.
+        said = json.loads(self.process.stdout.readline())
+        self.clients, self.api = said["clients"].removeprefix("ws://"), said["api"].removeprefix("http://")
 
     def status(self, path, key=None):
         headers = {"Authorization": f"Bearer {key}"} if key else {}

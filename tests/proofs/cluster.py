@@ -135,7 +135,8 @@ class Gateway(Child):
     def start(self):
         (self.root / "pathcast.toml").write_text(self.settings)
         self.begin()
-        ports = [int(self.says(rf"\n  {door}://127\.0\.0\.1:(\d+)")[1]) for door in ("clients ws", "api http")]
+        # In the form of the log, or, as older builds have it, for people.
+        ports = [int(self.says(rf"\b{door}\W+\w+://127\.0\.0\.1:(\d+)\D")[1]) for door in ("clients", "api")]
         self.clients, self.api = [("127.0.0.1", port) for port in ports]
         eventually(f"{self.name} is ready", lambda: self.fetch("/readyz")[0] == 200)
 
