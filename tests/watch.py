@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
 """The dashboard and the alerts, on a real Prometheus that scrapes two real gateways under load.
 
-Needs `prometheus`, `promtool` and `redis-server`; the gateway is PATHCAST, or what cargo built. Everything runs on loopback, in one
-temporary folder, and is ended.
+Needs `prometheus`, `promtool` and `redis-server`; the gateway is PATHCAST, or what cargo built. Everything runs on loopback, in
+temporary folders, and is ended.
 """
 
+import contextlib
 import http.server
 import json
-import pathlib
 import random
 import re
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-from watching.processes import DEADLINE_S, DRAIN_S, ROOT, RULES, Gateway, Prometheus, child, end_children, eventually
+from proofs import programs
+from proofs.programs import ROOT, eventually
+from watching.processes import DRAIN_S, RULES, Gateway, Prometheus
 from watching.traffic import Backend, Client, Redis, Traffic, come_and_go, remote_server
 
 BEGUN = time.monotonic()
@@ -48,7 +49,7 @@ def all_of(prometheus, variable, values):
     if variable["type"] != "query":
         return variable["current"].get("value", "")
     matcher, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
-    found = prometheus.ask(f"label/{label}/values", match=fill(matcher, values))
+    found = prometheus.ask(f"label/{label}/values", **{"match[]": fill(matcher, values)})
     if variable["allValue"] is not None:
         return variable["allValue"]
     assert found, f"nothing to choose for ${variable['name']}"
@@ -193,28 +194,26 @@ def check_cardinality(gateways):
 
 def check_leaving(prometheus, gateway):
     """The panels and the rules of the drain, while a pod really leaves."""
-    this = f'{{job="pathcast",instance="{gateway.api}"}}'
+    this = f'{{job="pathcast",instance="{gateway.instance}"}}'
     # What is told is whole milliseconds.
     begun = int(time.time() * 1000) / 1000
-    gateway.child.send_signal(signal.SIGTERM)
+    gateway.signal(signal.SIGTERM)
     eventually("a pod leaves", lambda: prometheus.value(f"pathcast_draining{this}") == 1)
     planned = prometheus.value(f"max_over_time(pathcast_drain_end_timestamp_seconds{this}[1m])") - begun
     assert DRAIN_S <= round(planned, 3) < DRAIN_S + 5, f"{planned} s for a drain of {DRAIN_S} s"
     assert prometheus.value(f"max_over_time(pathcast_drain_remaining{this}[1m])") > 0, "sessions that it has to close"
-    assert gateway.child.wait(DEADLINE_S) == 0, gateway.log.read_text()
-    pending = f'ALERTS{{alertname="PathcastPodDown",alertstate="pending",instance="{gateway.api}",job="pathcast"}}'
+    assert gateway.wait() == 0, gateway.said()
+    pending = f'ALERTS{{alertname="PathcastPodDown",alertstate="pending",instance="{gateway.instance}",job="pathcast"}}'
     eventually("a pod that has gone is noticed", lambda: prometheus.value(pending))
     assert prometheus.value(f"pathcast_draining{this}") is None, "what has gone does not drain"
     say("a pod that leaves is shown, and missed when it has gone")
 
 
-def run(folder):
+def run(stack):
     dashboard = json.loads(DASHBOARD.read_text())
     check_files(dashboard)
 
-    child(["redis-server", "--port", "0", "--unixsocket", folder / "redis.sock", "--save", "", "--dir", folder], folder / "redis.log")
-    eventually("Redis listens", (folder / "redis.sock").exists)
-    redis = Redis(folder / "redis.sock")
+    server = stack.enter_context(programs.Redis())
     backend = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend)
     threading.Thread(target=backend.serve_forever, daemon=True).start()
     upstream = socket.create_server(("127.0.0.1", 0))
@@ -223,11 +222,11 @@ def run(folder):
     nobody = socket.socket()
     nobody.bind(("127.0.0.1", 0))
     ports = {"backend": backend.server_port, "upstream": upstream.getsockname()[1], "nobody": nobody.getsockname()[1]}
-    gateways = [Gateway(name, folder, **ports) for name in ("one", "two")]
-    prometheus = Prometheus(folder, gateways)
+    gateways = [stack.enter_context(Gateway(name, server, **ports)) for name in ("one", "two")]
+    prometheus = stack.enter_context(Prometheus(gateways))
     say("Redis, two gateways and Prometheus run")
 
-    traffic = Traffic(gateways, redis)
+    traffic = Traffic(gateways, Redis(server.socket))
     traffic.start()
     eventually("all are scraped", lambda: prometheus.value("count(pathcast_broker_up)") == 2 * len(gateways))
     check_panels(prometheus, dashboard, traffic, {})
@@ -244,9 +243,6 @@ def run(folder):
 
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
-with tempfile.TemporaryDirectory(prefix="pathcast-watch-", ignore_cleanup_errors=True) as place:
-    try:
-        run(pathlib.Path(place))
-    finally:
-        end_children()
+with contextlib.ExitStack() as ended:
+    run(ended)
 say("all of it holds")

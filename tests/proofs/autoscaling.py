@@ -19,9 +19,10 @@ import sys
 import time
 
 from clients import Crowd, Plan
-from cluster import ROOT, TARGET, Gateway, Prometheus, eventually, insist, installation
+from cluster import Gateway, Prometheus, installation
 from hpa import Autoscaler, by_pods, by_total
 from ledger import Ledger, answers
+from programs import ROOT, TARGET, eventually, insist
 from publishers import Publisher
 
 # What tests/chart.sh installs.
@@ -127,17 +128,17 @@ class Loop:
     def ask(self, at):
         """The sessions of each pod by the adapter's query, and of all by KEDA's."""
         names = [pod.name for pod in self.pods + self.leaving]
-        each = {labels["pod"]: value for labels, value in self.prometheus.ask(self.chart.adapter(names), at)}
-        total = self.prometheus.ask(self.chart.keda, at)
+        each = {labels["pod"]: value for labels, value in self.prometheus.vector(self.chart.adapter(names), at)}
+        total = self.prometheus.vector(self.chart.keda, at)
         return each, (total[0][1] if total else None)
 
     def look(self, at, each, total):
         """Whoever drains is scraped, but not counted; and both queries see the same."""
-        for labels, value in self.prometheus.ask("pathcast_draining == 1", at):
+        for labels, value in self.prometheus.vector("pathcast_draining == 1", at):
             insist(labels["pod"] not in each, f"{labels['pod']} drains, and is counted")
-            raw = self.prometheus.ask(f'sum(pathcast_sessions{{pod="{labels["pod"]}"}})', at)
+            raw = self.prometheus.vector(f'sum(pathcast_sessions{{pod="{labels["pod"]}"}})', at)
             self.uncounted[labels["pod"]] = max(self.uncounted.get(labels["pod"], 0), raw[0][1] if raw else 0)
-        every = self.prometheus.ask("sum(pathcast_sessions)", at)
+        every = self.prometheus.vector("sum(pathcast_sessions)", at)
         self.counted_twice = max(self.counted_twice, (every[0][1] if every else 0) - (total or 0))
         insist(sum(each.values()) == (total or 0), f"the adapter sees {each}, KEDA {total}")
 

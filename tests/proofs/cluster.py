@@ -1,148 +1,26 @@
-"""What stands around the gateways, and the gateways: Redis, HAProxy, Prometheus. Real programs on loopback, on ports that the kernel chooses.
+"""What stands around the gateways, and the gateways, as the proofs need them: with HAProxy in front of them.
 
-Each is a context, and ends with it. HAProxy learns of a gateway's address through its socket, as an ingress controller learns of a pod's.
+It learns of a gateway's address through its socket, as an ingress controller learns of a pod's.
 """
 
 import calendar
 import contextlib
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 
+import programs
 from clients import KEY
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-# PATHCAST names another build of the gateway.
-BINARY = os.environ.get("PATHCAST", str(TARGET / "debug/pathcast"))
-
-# Whatever the environment says of proxies, this is loopback.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-# A machine that is busy with other things gets along with it.
-DEADLINE_S = 60
+from programs import Child, Redis, eventually, insist
 
 
-class Failed(Exception):
-    """What was to be proved is not so."""
-
-
-def insist(holds, what):
-    if not holds:
-        raise Failed(what)
-
-
-def eventually(what, ask, limit_s=DEADLINE_S, pause_s=0.05):
-    """Asks until the answer is neither None nor False, and gives it back."""
-    until = time.monotonic() + limit_s
-    while (answer := ask()) in (None, False):
-        insist(time.monotonic() < until, f"not within {limit_s} s: {what}")
-        time.sleep(pause_s)
-    return answer
-
-
-class Child:
-    """A program, and what it says, in a folder of its own."""
-
-    def __init__(self, *command, **options):
-        self.folder = tempfile.TemporaryDirectory(prefix="pathcast-proof-")
-        self.root = pathlib.Path(self.folder.name)
-        self.said_file = self.root / "said"
-        self.command, self.options = command, options
-        self.process = None
-
-    def begin(self):
-        with self.said_file.open("wb") as said:
-            self.process = subprocess.Popen(
-                [str(word) for word in self.command], stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=self.root, **self.options
-            )
-
-    def said(self):
-        return self.said_file.read_text(errors="replace")
-
-    def says(self, pattern):
-        """Waits until it says that; the match."""
-
-        def look():
-            insist(self.process.poll() is None or re.search(pattern, self.said()), f"it ended, and said:\n{self.said()[-2000:]}")
-            return re.search(pattern, self.said())
-
-        return eventually(f"{self.command[0]} says {pattern}", look)
-
-    def signal(self, which):
-        self.process.send_signal(which)
-
-    def wait(self, limit_s=DEADLINE_S):
-        return self.process.wait(limit_s)
-
-    def start(self):
-        """Begins it, and waits until it is of use."""
-        raise NotImplementedError
-
-    def __enter__(self):
-        # Nobody ends what was not entered; so a start that fails, or is broken off, does it itself.
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.folder.cleanup()
-
-
-class Redis(Child):
-    """On a socket file, so that it needs no port."""
-
-    def start(self):
-        self.socket = self.root / "redis.sock"
-        self.command = ("redis-server", "--port", 0, "--unixsocket", self.socket, "--save", "", "--appendonly", "no", "--dir", self.root)
-        self.begin()
-        self.says("eady to accept connections")
-        self.url = f"redis+unix://{self.socket}"
-
-    def ask(self, *words):
-        done = subprocess.run(["redis-cli", "-s", self.socket, *words], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-
-class Gateway(Child):
-    """A pod. `settings` is all but the addresses and the broker."""
-
-    def __init__(self, name, redis, settings, binary=None):
-        super().__init__(binary or BINARY, "--config", "pathcast.toml")
-        self.name = name
-        self.settings = f'[clients]\nlisten = "127.0.0.1:0"\n[api]\nlisten = "127.0.0.1:0"\n[broker]\nurl = "{redis.url}"\n{settings}'
-        self.options["env"] = {key: value for key, value in os.environ.items() if not key.startswith("PATHCAST")}
-        # Alone: a line is then an object, whatever the build.
-        self.options["env"]["PATHCAST__LOG__FORMAT"] = "json"
-
-    def start(self):
-        (self.root / "pathcast.toml").write_text(self.settings)
-        self.begin()
-        # In the form of the log, or, as older builds have it, for people.
-        ports = [int(self.says(rf"\b{door}\W+\w+://127\.0\.0\.1:(\d+)\D")[1]) for door in ("clients", "api")]
-        self.clients, self.api = [("127.0.0.1", port) for port in ports]
-        eventually(f"{self.name} is ready", lambda: self.fetch("/readyz")[0] == 200)
-
-    def fetch(self, target):
-        """Status and text; (0, "") where nobody answers."""
-        return fetch("http://{}:{}{}".format(*self.api, target))
+class Gateway(programs.Gateway):
+    """A pod."""
 
     def fetch_client(self, path):
         """What a client that asks for a WebSocket is answered; the connection ends with that."""
@@ -170,16 +48,6 @@ def unix(timestamp):
     """Seconds, of a time as RFC 3339 has it, in UTC."""
     whole, _, fraction = timestamp.rstrip("Z").partition(".")
     return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
-
-
-def fetch(url):
-    try:
-        with DIRECT.open(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as refusal:
-        return refusal.code, refusal.read().decode()
-    except OSError:
-        return 0, ""
 
 
 BALANCER = """
@@ -297,39 +165,26 @@ class Balancer(Child):
         return [(float(at), int(status)) for at, status in lines]
 
 
-class Prometheus(Child):
+class Prometheus(programs.Prometheus):
     """Scrapes the pods that it is told of."""
 
     def __init__(self, scrape_pause_ms):
-        super().__init__("prometheus", "--config.file=prometheus.yml", "--web.listen-address=127.0.0.1:0", "--storage.tsdb.path=data")
-        self.scrape_pause_ms = scrape_pause_ms
-
-    def start(self):
-        self.tell([])
-        pause = f"{self.scrape_pause_ms}ms"
-        scrape = f"  scrape_interval: {pause}\n  scrape_timeout: {pause}\n"
+        scrape = f"  scrape_interval: {scrape_pause_ms}ms\n  scrape_timeout: {scrape_pause_ms}ms\n"
         job = "- job_name: pathcast\n  file_sd_configs: [{files: [pods.json], refresh_interval: 1s}]\n"
-        (self.root / "prometheus.yml").write_text(f"global:\n{scrape}scrape_configs:\n{job}")
-        self.begin()
-        port = self.says(r'msg="Listening on" address=127\.0\.0\.1:(\d+)')[1]
-        self.url = f"http://127.0.0.1:{port}"
-        eventually("Prometheus answers", lambda: fetch(f"{self.url}/-/ready")[0] == 200)
+        super().__init__(f"global:\n{scrape}scrape_configs:\n{job}")
+        self.tell([])
 
     def tell(self, gateways):
         """The pods there are, with the labels that a PodMonitor gives them."""
-        groups = [
-            {"targets": ["{}:{}".format(*gateway.api)], "labels": {"namespace": "pathcast", "pod": gateway.name}} for gateway in gateways
-        ]
+        groups = [{"targets": [gateway.instance], "labels": {"namespace": "pathcast", "pod": gateway.name}} for gateway in gateways]
         fresh = self.root / "pods.json.new"
         fresh.write_text(json.dumps(groups))
         fresh.rename(self.root / "pods.json")
 
-    def ask(self, query, at):
-        """The vector at this Unix time: labels without the name, and value."""
-        asked = urllib.parse.urlencode({"query": query, "time": f"{at:.3f}"})
-        status, text = fetch(f"{self.url}/api/v1/query?{asked}")
-        insist(status == 200, f"Prometheus refuses {query}: {text}")
-        return [(row["metric"], float(row["value"][1])) for row in json.loads(text)["data"]["result"]]
+    def vector(self, query, at):
+        """At this Unix time: labels without the name, and value."""
+        found = self.ask("query", query=query, time=f"{at:.3f}")["result"]
+        return [(row["metric"], float(row["value"][1])) for row in found]
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ import signal
 import time
 
 from clients import Crowd, Plan
-from cluster import Gateway, eventually, insist, installation
+from cluster import Gateway, installation
 from ledger import Ledger, answers, percentile
+from programs import eventually, insist
 from publishers import Publisher
 
 PODS = 3

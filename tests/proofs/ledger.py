@@ -8,7 +8,7 @@ import bisect
 import collections
 import statistics
 
-from cluster import Failed, insist
+from programs import Failed, insist
 
 # A client learns of its close a little after the pod has decided it, and what is answered between the two may come too late for it. On a machine
 # that does everything at once, clients included, this may take some time; the figures say how long it took.

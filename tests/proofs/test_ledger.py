@@ -4,8 +4,8 @@ import types
 import unittest
 
 from clients import Heard, Session, Told
-from cluster import Failed
 from ledger import Ledger
+from programs import Failed
 from publishers import Receipt
 
 

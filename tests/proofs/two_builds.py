@@ -14,8 +14,9 @@ import subprocess
 import time
 
 from clients import Crowd, Plan
-from cluster import BINARY, Gateway, eventually, insist, installation
+from cluster import Gateway, installation
 from ledger import Ledger, answers
+from programs import BINARY, eventually, insist
 from publishers import Publisher, publish
 
 PODS = 3

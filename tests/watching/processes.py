@@ -1,36 +1,20 @@
-"""What a test of the dashboard starts: gateways and Prometheus, ended with it, and how it waits for them."""
+"""What a test of the dashboard starts: gateways with a bit of everything, and Prometheus as the project configures it."""
 
 import hashlib
 import json
 import math
-import os
-import pathlib
-import re
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+from proofs import programs
+from proofs.programs import ROOT
+
 RULES = ROOT / "deploy/prometheus/alerts.yaml"
-BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/pathcast"
-BINARY = os.environ.get("PATHCAST", str(BUILT))
 KEY = "a-key-for-everything-here"
 METRICS_KEY = "a-key-for-metrics-only"
-DEADLINE_S = 40
 # Settle, window and timeout together.
 DRAIN_S = 3 + 2 + 2
 
-# Whatever the environment says of proxies, this is loopback.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
 CONFIG = """
-[clients]
-listen = "127.0.0.1:0"
-[api]
-listen = "127.0.0.1:0"
 [[api.key]]
 name = "all"
 sha256 = "{key}"
@@ -39,8 +23,6 @@ scopes = ["admin"]
 name = "prometheus"
 sha256 = "{metrics_key}"
 scopes = ["metrics"]
-[broker]
-url = "redis+unix://{folder}/redis.sock"
 [limits]
 sessions_max = 2000
 sessions_soft_max = 1000
@@ -77,64 +59,15 @@ url = "ws://127.0.0.1:{nobody}/"
 reconnect_max = "1s"
 """
 
-children = []
 
-
-def eventually(what, is_true):
-    """Asks until the answer is something true, and returns it."""
-    until = time.monotonic() + DEADLINE_S
-    while True:
-        answer = is_true()
-        if answer:
-            return answer
-        if time.monotonic() > until:
-            sys.exit(f"not within {DEADLINE_S} s: {what() if callable(what) else what}")
-        time.sleep(0.1)
-
-
-def child(command, log, **options):
-    """A process that is ended with this one."""
-    with open(log, "ab") as file:
-        process = subprocess.Popen([str(word) for word in command], **{"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL, **options})
-    children.append(process)
-    return process
-
-
-def end_children():
-    """At once: what they would leave in good order is thrown away with the folder."""
-    for process in children:
-        process.kill()
-        process.wait()
-
-
-class Gateway:
-    def __init__(self, name, folder, **values):
-        self.name = name
-        config = folder / f"{name}.toml"
+class Gateway(programs.Gateway):
+    def __init__(self, name, redis, **values):
         hashes = {"key": hashlib.sha256(KEY.encode()).hexdigest(), "metrics_key": hashlib.sha256(METRICS_KEY.encode()).hexdigest()}
-        config.write_text(CONFIG.format(folder=folder, **hashes, **values))
-        self.log = folder / f"{name}.log"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PATHCAST")}
-        self.child = child([BINARY, "--config", config], self.log, env=environment, stdout=subprocess.PIPE)
-        said = ""
-        while "  api " not in said:
-            line = self.child.stdout.readline().decode()
-            if not line:
-                sys.exit(f"{name} did not start: {self.log.read_text()}")
-            said += line
-        host, port = re.search(r"clients \w+://([\d.]+):(\d+)", said).groups()
-        self.clients = (host, int(port))
-        self.api = re.search(r"api http://(\S+)", said)[1]
-        eventually(f"{name} is ready", lambda: self.call("GET", "/readyz")[0] == 200)
+        super().__init__(name, redis, CONFIG.format(**hashes, **values))
 
     def call(self, method, target, body=None, content_type="application/json", key=KEY):
         headers = {"Authorization": f"Bearer {key}", "Content-Type": content_type}
-        request = urllib.request.Request(f"http://{self.api}{target}", body and body.encode(), headers, method=method)
-        try:
-            with DIRECT.open(request, timeout=20) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+        return programs.call(f"http://{self.instance}{target}", body, headers, method)
 
     def publish(self, path, payload, query=""):
         return self.call("POST", f"/v1/publish{path}{query}", json.dumps({"payload": payload}))[0]
@@ -143,59 +76,29 @@ class Gateway:
         return self.call("GET", "/metrics", key=METRICS_KEY)[1]
 
 
-class Prometheus:
+class Prometheus(programs.Prometheus):
     """Started with the project's own configuration; only addresses and how often it looks are others.
 
     The same pods are scraped twice: as they are, and with the labels that they have on Kubernetes.
     """
 
-    def __init__(self, folder, gateways):
-        key = folder / "metrics_key"
-        key.write_text(METRICS_KEY + "\n")
-        targets = [gateway.api for gateway in gateways]
+    def __init__(self, gateways):
+        targets = [gateway.instance for gateway in gateways]
         config = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
         for there, here in (
             ("scrape_interval: 5s", "scrape_interval: 1s"),
             ("evaluation_interval: 15s", "evaluation_interval: 1s"),
             ("- alerts.yaml", f"- {RULES}"),
-            ("/run/secrets/metrics_key", str(key)),
+            ("/run/secrets/metrics_key", "metrics_key"),
             ('["gateway-1:8081", "gateway-2:8081"]', json.dumps(targets)),
         ):
             assert there in config, f"prometheus.yml has no {there}"
             config = config.replace(there, here)
-        config += f"  - job_name: kubernetes/pathcast\n    authorization: {{ credentials_file: {key} }}\n    static_configs:\n"
+        config += "  - job_name: kubernetes/pathcast\n    authorization: { credentials_file: metrics_key }\n    static_configs:\n"
         for number, target in enumerate(targets):
             config += f"      - {{ targets: [{target!r}], labels: {{ cluster: east, namespace: ws, pod: pathcast-{number} }} }}\n"
-        file = folder / "prometheus.yml"
-        file.write_text(config)
-        self.log = folder / "prometheus.log"
-        command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}", "--web.listen-address=127.0.0.1:0"]
-        self.child = child(command, self.log)
-        self.url = "http://" + eventually("Prometheus listens", self.address)
-        eventually("Prometheus is ready", self.is_ready)
-
-    def address(self):
-        """Where it listens, once it has said so."""
-        said = self.log.read_text()
-        if self.child.poll() is not None:
-            sys.exit(f"Prometheus does not start: {said}")
-        found = re.search(r'msg="Listening on" address=(\S+)', said)
-        return found and found[1]
-
-    def is_ready(self):
-        try:
-            with DIRECT.open(f"{self.url}/-/ready", timeout=5) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def ask(self, call, **parameters):
-        query = urllib.parse.urlencode({name.replace("match", "match[]"): value for name, value in parameters.items()})
-        try:
-            with DIRECT.open(f"{self.url}/api/v1/{call}?{query}", timeout=10) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            sys.exit(f"{parameters}: {error.read().decode()}")
+        super().__init__(config)
+        (self.root / "metrics_key").write_text(METRICS_KEY + "\n")
 
     def value(self, query):
         """Of the first series, now; None when there is none."""

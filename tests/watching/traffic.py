@@ -14,7 +14,8 @@ import threading
 import time
 import urllib.request
 
-from watching.processes import DIRECT, KEY
+from proofs.programs import DIRECT
+from watching.processes import KEY
 
 
 def frame(opcode, data, is_masked):
@@ -249,7 +250,7 @@ def come_and_go(gateway):
 
 
 def listen(gateway):
-    request = urllib.request.Request(f"http://{gateway.api}/v1/events/ws/sensors", headers={"Authorization": f"Bearer {KEY}"})
+    request = urllib.request.Request(f"http://{gateway.instance}/v1/events/ws/sensors", headers={"Authorization": f"Bearer {KEY}"})
     try:
         with DIRECT.open(request) as answer:
             while answer.read1(1 << 16):

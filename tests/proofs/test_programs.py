@@ -2,7 +2,7 @@
 
 import unittest
 
-from cluster import Child
+from programs import Child
 
 
 class Broken(Child):
