@@ -6,7 +6,7 @@
 #
 # The program, where there is one, is started first, and listens on that port.
 # The ports can be set from outside, by CLIENTS_PORT, API_PORT and PAGE_PORT. PAGE names another example
-# whose page is served. EDIT, an expression of sed, changes the example's configuration. PATHCAST_BIN names a
+# whose page is served. EDIT, an expression of sed, changes the example's configuration. PATHCAST names a
 # gateway that is built already; without it cargo builds one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -39,8 +39,8 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-if [ -n "${PATHCAST_BIN:-}" ]; then
-  gateway=("$PATHCAST_BIN")
+if [ -n "${PATHCAST:-}" ]; then
+  gateway=("$PATHCAST")
 else
   cargo build --release
   gateway=(cargo run --release --quiet --)

@@ -35,7 +35,7 @@ impl Example {
         let script = Path::new("examples").join(name).join("run.sh");
         let mut child = Command::new(script)
             .stdin(Stdio::null())
-            .env("PATHCAST_BIN", env!("CARGO_BIN_EXE_pathcast"))
+            .env("PATHCAST", env!("CARGO_BIN_EXE_pathcast"))
             .env("CLIENTS_PORT", clients_port.to_string())
             .env("API_PORT", api_port.to_string())
             .env("PAGE_PORT", page_port.to_string())
