@@ -13,7 +13,7 @@ use support::collector::{Collector, Received};
 use support::gateway::{DOORS, Gateway, fail_to_start, send};
 use support::redis::Redis;
 use support::tls::Certificate;
-use support::wait::eventually;
+use support::wait::{eventually, within};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -214,25 +214,47 @@ async fn a_client_that_is_not_sampled_stays_so_with_all_that_it_sends() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_hangs_holds_a_pod_for_seconds_and_a_third_signal_for_none() {
-    // It takes connections, and says nothing.
+/// A pod that has begun to send a span to a collector that takes connections and says nothing, with another
+/// one that waits.
+async fn start_sending(rest: &str) -> (Gateway, TcpListener, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let otlp = format!("http://{}", listener.local_addr().expect("it is bound"));
-    for (signals, at_most) in [(1, Duration::from_secs(6)), (3, Duration::from_millis(2_500))] {
-        let mut gateway = start(&otlp, "", "[[path]]\npath = \"/ws\"\n").await;
-        // What hangs is the export of these, and more wait.
-        publish(&gateway, "x", &traceparent(PUBLISHER)).await;
-        let (_connection, _) = listener.accept().await.expect("the exporter comes");
-        publish(&gateway, "y", &traceparent(PUBLISHER)).await;
-        let begun = Instant::now();
-        for said in ["not ready any more", "leaving faster", "at once"].iter().take(signals) {
-            gateway.signal(Signal::TERM);
-            logged(&gateway, &[said]).await;
-        }
-        assert!(gateway.exit().await.success());
-        assert!(begun.elapsed() < at_most, "{signals}: {:?}\n{}", begun.elapsed(), gateway.log());
+    let gateway = start(&otlp, "", &format!("{rest}[[path]]\npath = \"/ws\"\n")).await;
+    publish(&gateway, "x", &traceparent(PUBLISHER)).await;
+    let (connection, _) = within("the exporter", listener.accept()).await.expect("it comes");
+    publish(&gateway, "y", &traceparent(PUBLISHER)).await;
+    (gateway, listener, connection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_holds_a_pod_for_seconds() {
+    let (mut gateway, _listener, _connection) = start_sending("").await;
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exit().await.success());
+    // Both batches would take 10 s.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}\n{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_does_not_hold_a_pod_that_was_told_three_times() {
+    let limits =
+        "[limits]\nclose_timeout = \"10m\"\n[drain]\nsettle = \"10m\"\ntimeout = \"10m\"\n";
+    let (mut gateway, _listener, _connection) = start_sending(limits).await;
+    // It does not answer the close, so that the pod is still there when it is told again.
+    let _mute = gateway.open("/ws").await;
+    for said in ["not ready any more", "leaving faster"] {
+        gateway.signal(Signal::TERM);
+        logged(&gateway, &[said]).await;
     }
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exit().await.success());
+    // The last spans would have 3 s.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(2_900), "{took:?}\n{}", gateway.log());
+    assert!(gateway.log().contains("left at once"), "{}", gateway.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
