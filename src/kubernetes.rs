@@ -28,7 +28,8 @@ use crate::lifecycle::Lifecycle;
 /// How often it is looked whether the number has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// The first time, when a pod has been there for a moment.
+/// Until it was told for the first time: a pod has been there for a moment, and a cluster that was away is
+/// asked again.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// For one call, connecting included.
@@ -56,7 +57,6 @@ pub async fn tell_cost(config: Config, sessions: impl Fn() -> usize, lifecycle: 
             () = tokio::time::sleep(wait) => {}
             () = lifecycle.leaving().cancelled() => return,
         }
-        wait = LOOK_EVERY;
         let cost = sessions();
         if told.is_some_and(|told| !is_news(told, cost)) {
             continue;
@@ -68,7 +68,7 @@ pub async fn tell_cost(config: Config, sessions: impl Fn() -> usize, lifecycle: 
         };
         match answer.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(()) => {
-                told = Some(cost);
+                (told, wait) = (Some(cost), LOOK_EVERY);
                 fault.clear();
             }
             // Once for each reason: it is a courtesy, and nothing hangs on it.

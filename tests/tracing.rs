@@ -13,8 +13,9 @@ use support::collector::{Collector, Received};
 use support::gateway::{DOORS, Gateway, fail_to_start, send};
 use support::redis::Redis;
 use support::tls::Certificate;
+use support::wait::{eventually, within};
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PUBLISHER: &str = "b7ad6b7169203331";
@@ -40,6 +41,14 @@ async fn publish(gateway: &Gateway, text: &'static str, traceparent: &str) {
 async fn open_traced(gateway: &Gateway, traceparent: &str) -> Client {
     let request = Request::upgrade("/ws").header("traceparent", traceparent);
     client::ask(gateway.clients, &request).await.expect("the path is open")
+}
+
+/// A collector that is away while the socket is held: that is bound, and listens to nobody.
+fn away() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().expect("a socket can be made");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let otlp = format!("http://{}", socket.local_addr().expect("it is bound"));
+    (socket, otlp)
 }
 
 /// Those of that name below that one.
@@ -193,8 +202,8 @@ async fn a_client_that_is_not_sampled_stays_so_with_all_that_it_sends() {
     let backend = Backend::start().await;
     let rest =
         format!("[[path]]\npath = \"/ws\"\nbackend = {{ webhook = \"{}\" }}\n", backend.url());
-    let collector = format!("http://127.0.0.1:{}", support::redis::free_port());
-    let gateway = start(&collector, "", &rest).await;
+    let (_socket, otlp) = away();
+    let gateway = start(&otlp, "", &rest).await;
     let unsampled = format!("00-{TRACE}-{CLIENT}-00");
     let mut client = open_traced(&gateway, &unsampled).await;
     client.writer.text("x").await;
@@ -205,25 +214,47 @@ async fn a_client_that_is_not_sampled_stays_so_with_all_that_it_sends() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_hangs_holds_a_pod_for_seconds_and_a_third_signal_for_none() {
-    // It takes connections, and says nothing.
+/// A pod that has begun to send a span to a collector that takes connections and says nothing, with another
+/// one that waits.
+async fn start_sending(rest: &str) -> (Gateway, TcpListener, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let otlp = format!("http://{}", listener.local_addr().expect("it is bound"));
-    for (signals, at_most) in [(1, Duration::from_secs(6)), (3, Duration::from_millis(2_500))] {
-        let mut gateway = start(&otlp, "", "[[path]]\npath = \"/ws\"\n").await;
-        // What hangs is the export of these, and more wait.
-        publish(&gateway, "x", &traceparent(PUBLISHER)).await;
-        let (_connection, _) = listener.accept().await.expect("the exporter comes");
-        publish(&gateway, "y", &traceparent(PUBLISHER)).await;
-        let begun = Instant::now();
-        for said in ["not ready any more", "leaving faster", "at once"].iter().take(signals) {
-            gateway.signal(Signal::TERM);
-            logged(&gateway, &[said]).await;
-        }
-        assert!(gateway.exit().await.success());
-        assert!(begun.elapsed() < at_most, "{signals}: {:?}\n{}", begun.elapsed(), gateway.log());
+    let gateway = start(&otlp, "", &format!("{rest}[[path]]\npath = \"/ws\"\n")).await;
+    publish(&gateway, "x", &traceparent(PUBLISHER)).await;
+    let (connection, _) = within("the exporter", listener.accept()).await.expect("it comes");
+    publish(&gateway, "y", &traceparent(PUBLISHER)).await;
+    (gateway, listener, connection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_holds_a_pod_for_seconds() {
+    let (mut gateway, _listener, _connection) = start_sending("").await;
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exit().await.success());
+    // Both batches would take 10 s.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}\n{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_does_not_hold_a_pod_that_was_told_three_times() {
+    let limits =
+        "[limits]\nclose_timeout = \"10m\"\n[drain]\nsettle = \"10m\"\ntimeout = \"10m\"\n";
+    let (mut gateway, _listener, _connection) = start_sending(limits).await;
+    // It does not answer the close, so that the pod is still there when it is told again.
+    let _mute = gateway.open("/ws").await;
+    for said in ["not ready any more", "leaving faster"] {
+        gateway.signal(Signal::TERM);
+        logged(&gateway, &[said]).await;
     }
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exit().await.success());
+    // The last spans would have 3 s.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(2_900), "{took:?}\n{}", gateway.log());
+    assert!(gateway.log().contains("left at once"), "{}", gateway.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,16 +271,16 @@ async fn the_last_spans_have_been_sent_when_a_pod_has_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_is_one_line_in_the_log_and_holds_nobody() {
-    let port = support::redis::free_port();
-    let otlp = format!("http://127.0.0.1:{port}");
+    let (_socket, otlp) = away();
     let mut gateway = start(&otlp, "", "[[path]]\npath = \"/ws\"\n").await;
     let mut client = gateway.open("/ws").await;
-    let mut lost = 0;
-    while lost < 20 {
+    eventually("20 lost spans", async || {
         publish(&gateway, "all the same", &traceparent(PUBLISHER)).await;
         client.expect_text("all the same").await;
-        lost = gateway.counted("pathcast_spans_total{result=\"lost\"}").await;
-    }
+        let lost = gateway.counted("pathcast_spans_total{result=\"lost\"}").await;
+        (lost >= 20).then_some(())
+    })
+    .await;
     logged(&gateway, &["the collector does not take spans"]).await;
     assert_eq!(gateway.log().matches("collector").count(), 1, "{}", gateway.log());
     gateway.signal(Signal::TERM);

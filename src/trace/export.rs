@@ -28,7 +28,7 @@ const BATCH_MAX: usize = 512;
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// How long the collector may take for one batch.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the log tells that the collector is still away.
 const TELL_PAUSE: Duration = Duration::from_secs(60);

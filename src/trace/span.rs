@@ -233,7 +233,7 @@ impl Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::export::Fate;
+    use crate::trace::export::{EXPORT_TIMEOUT, Fate};
     use std::sync::Mutex;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -242,6 +242,7 @@ mod tests {
         Traceparent::parse(text).expect("a good one")
     }
 
+    /// Its end blocks the thread that drops it while another one carries the last spans away.
     fn tracer(sample: f64) -> Tracer {
         // Nobody listens there, and nobody waits for that.
         let otlp = Some("http://127.0.0.1:9".to_owned());
@@ -258,7 +259,7 @@ mod tests {
         assert!(span.context().is_none() && !span.is_recording());
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_span_stands_under_what_came_and_hands_on_its_own() {
         let tracer = tracer(0.0);
         let sampled = parent(PARENT);
@@ -272,7 +273,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn of_a_trace_that_is_not_sampled_there_is_none_and_others_are_told() {
         let unsampled = parent(&PARENT.replace("-01", "-00"));
         let span = tracer(1.0).span(Kind::Publish, Some(&unsampled));
@@ -301,8 +302,8 @@ mod tests {
             drop(tracer.span(Kind::Publish, None));
         }
         let begun = std::time::Instant::now();
-        tracer.finish(Duration::from_secs(5)).await;
-        assert!(begun.elapsed() < Duration::from_secs(6));
+        tracer.finish(2 * EXPORT_TIMEOUT).await;
+        assert!(begun.elapsed() < EXPORT_TIMEOUT, "as if it were there and hung");
         let lost: usize =
             counted.lock().expect("nobody panicked").iter().map(|(_, spans)| spans).sum();
         assert_eq!(lost, 3);

@@ -10,6 +10,7 @@
 //! still wanted: better no pod than a deaf one. Otherwise it is refused to those who come for it,
 //! and to nobody else.
 
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,17 +31,14 @@ use crate::broker::redis::inbox::Inbox;
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::renewal::{Claimed, Refusal, Renewal};
-use crate::broker::redis::roster::Roster;
-use crate::broker::redis::taps::Taps;
-use crate::broker::redis::tenures::Keys;
 use crate::broker::redis::tls::choose_cryptography;
+use crate::broker::redis::wanted::Wanted;
 use crate::broker::redis::{Address, envelope};
 use crate::clock::BootTime;
 use crate::complaints::Complaints;
 use crate::metrics::Metrics;
 use crate::proto::backoff::Backoff;
 use crate::proto::envelope::Body;
-use crate::proto::path::Path;
 
 /// For the socket and the greeting: a server that lives takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,6 +48,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Channels in one command: Redis serves others in between.
 const SUBSCRIBE_CHUNK: usize = 500;
+
+/// How often channels that nobody wants any more are looked for: a look goes through all of them, and they have
+/// lingered for ten times as long.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,24 +65,13 @@ pub struct Link {
     client: Client,
     names: Names,
     commands: Arc<Commands>,
-    interest: Arc<Interest<Path>>,
-    taps: Arc<Taps>,
-    tenures: Arc<Keys>,
-    roster: Arc<Roster>,
+    wanted: Wanted,
     inbox: Arc<Inbox>,
     clock: Arc<Clock>,
     renewal: Renewal,
     metrics: Arc<Metrics>,
     closing: CancellationToken,
     complaints: Complaints,
-}
-
-/// What is to be heard, and what is owed.
-pub struct Wanted {
-    pub interest: Arc<Interest<Path>>,
-    pub taps: Arc<Taps>,
-    pub tenures: Arc<Keys>,
-    pub roster: Arc<Roster>,
 }
 
 /// Why the link is down.
@@ -142,7 +133,6 @@ impl From<Refusal> for Fault {
 
 impl Link {
     pub fn new(address: Address, inbox: Arc<Inbox>, wanted: Wanted) -> Result<Link, RedisError> {
-        let Wanted { interest, taps, tenures, roster } = wanted;
         if address.is_secured() {
             choose_cryptography();
         }
@@ -155,13 +145,10 @@ impl Link {
             names: inbox.names.clone(),
             commands: inbox.commands.clone(),
             clock: inbox.clock.clone(),
-            renewal: Renewal::new(inbox.clone(), interest.clone(), roster.clone()),
+            renewal: Renewal::new(inbox.clone(), wanted.interest.clone(), wanted.roster.clone()),
             metrics: inbox.metrics.clone(),
             closing: inbox.lifecycle.closing().clone(),
-            interest,
-            taps,
-            tenures,
-            roster,
+            wanted,
             inbox,
             complaints: Complaints::default(),
         })
@@ -205,12 +192,9 @@ impl Link {
         }
     }
 
-    /// Two connections, the subscriptions confirmed, the lease written.
+    /// Two connections, the subscriptions confirmed, the lease asked for.
     async fn connect(&self) -> Result<Connections, Fault> {
-        self.interest.restart();
-        self.taps.interest.restart();
-        self.tenures.interest.restart();
-        self.roster.restart();
+        self.wanted.restart();
         let epoch = self.inbox.begin();
         let lost = Arc::new(Notify::new());
         let (mut publishing, mut subscribing) =
@@ -236,7 +220,7 @@ impl Link {
         }
         self.renewal.first(&mut publishing).await?;
         // After the lease: whoever taps and does not see this pod is seen by it.
-        self.taps.begin(&mut publishing).await?;
+        self.wanted.taps.begin(&mut publishing).await?;
         Ok(Connections { publishing, subscribing, role, lost })
     }
 
@@ -254,7 +238,7 @@ impl Link {
                 PushKind::Disconnection => lost.notify_one(),
                 _ => {}
             }
-            Ok::<(), std::convert::Infallible>(())
+            Ok::<(), Infallible>(())
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -266,10 +250,7 @@ impl Link {
     fn up(&self) {
         self.inbox.resume();
         self.commands.open();
-        self.interest.open();
-        self.taps.interest.open();
-        self.tenures.interest.open();
-        self.roster.open();
+        self.wanted.open();
         self.metrics.broker.up.set(1);
         tracing::info!("Redis is there");
     }
@@ -277,10 +258,7 @@ impl Link {
     fn down(&self) {
         self.metrics.broker.up.set(0);
         self.commands.close(Instant::now());
-        self.interest.close();
-        self.taps.interest.close();
-        self.tenures.interest.close();
-        self.roster.close();
+        self.wanted.close();
     }
 
     /// Until something breaks.
@@ -291,8 +269,8 @@ impl Link {
             fault = self.follow(subscribing) => fault,
             fault = self.ping(role) => fault,
             renewed = self.renewal.keep() => renewed.map_or_else(Fault::from, |()| Fault::Leaving),
-            () = self.taps.keep() => Fault::Leaving,
-            () = self.roster.keep() => Fault::Leaving,
+            never = self.wanted.taps.keep() => match never {},
+            never = self.wanted.roster.keep() => match never {},
             () = self.inbox.lifecycle.claimed().cancelled() => Fault::Claimed(Claimed),
             () = lost.notified() => Fault::Lost,
         }
@@ -300,20 +278,12 @@ impl Link {
 
     /// Keeps the subscriptions at what is wanted.
     async fn follow(&self, mut connection: MultiplexedConnection) -> Fault {
-        let mut linger = tokio::time::interval(PING_INTERVAL);
+        let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
         loop {
             tokio::select! {
-                () = self.interest.asked() => {}
-                () = self.taps.interest.asked() => {}
-                () = self.tenures.interest.asked() => {}
-                _ = linger.tick() => {
-                    let now = Instant::now();
-                    let out = self.interest.expire(now).into_iter().map(|path| self.names.out(&path));
-                    let told = self.taps.interest.expire(now);
-                    let told = told.into_iter().map(|configured| self.names.events(&configured));
-                    let up = self.tenures.interest.expire(now);
-                    let up = up.into_iter().map(|name| self.names.up(&name));
-                    let expired: Vec<String> = out.chain(told).chain(up).collect();
+                () = self.wanted.asked() => {}
+                _ = expiry.tick() => {
+                    let expired = self.wanted.expired(Instant::now(), &self.names);
                     for chunk in expired.chunks(SUBSCRIBE_CHUNK) {
                         if let Err(error) = connection.unsubscribe(chunk).await {
                             return error.into();
@@ -329,12 +299,10 @@ impl Link {
 
     /// Subscribes to everything that is wanted and not subscribed to.
     async fn subscribe(&self, connection: &mut MultiplexedConnection) -> Result<(), Fault> {
-        let out = |path: &Path| self.names.out(path);
-        self.subscribe_to(connection, &self.interest, out).await?;
-        let told = |configured: &Arc<str>| self.names.events(configured);
-        self.subscribe_to(connection, &self.taps.interest, told).await?;
-        let up = |name: &Arc<str>| self.names.up(name);
-        self.subscribe_to(connection, &self.tenures.interest, up).await
+        let (Wanted { interest, taps, tenures, .. }, names) = (&self.wanted, &self.names);
+        self.subscribe_to(connection, interest, |path| names.out(path)).await?;
+        self.subscribe_to(connection, &taps.interest, |path| names.events(path)).await?;
+        self.subscribe_to(connection, &tenures.interest, |name| names.up(name)).await
     }
 
     async fn subscribe_to<P: Clone + Eq + Hash>(

@@ -24,6 +24,7 @@ pub mod taps;
 pub mod tenures;
 pub mod tls;
 pub mod trimming;
+pub mod wanted;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,12 +41,13 @@ use crate::broker::redis::fence::{behind_fence, fenced};
 use crate::broker::redis::inbox::{Inbox, Parts};
 use crate::broker::redis::interest::Interest;
 use crate::broker::redis::lease::Lease;
-use crate::broker::redis::link::{Link, Wanted};
+use crate::broker::redis::link::Link;
 use crate::broker::redis::names::Names;
 use crate::broker::redis::roster::Roster;
 use crate::broker::redis::taps::Taps;
 use crate::broker::redis::tenures::Keys;
 use crate::broker::redis::trimming::Trimming;
+use crate::broker::redis::wanted::Wanted;
 use crate::broker::tenures::Tenures;
 use crate::broker::{
     Broker, Failure, Letter, Orphans, Outage, Peer, Pending, Publication, Receiver,

@@ -9,6 +9,7 @@
 //! of theirs goes when its end has been taken, as own ones do.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -155,7 +156,7 @@ impl Roster {
     }
 
     /// Writes what is to be written, as long as it is polled.
-    pub async fn keep(&self) {
+    pub async fn keep(&self) -> Infallible {
         loop {
             let batch = self.next();
             if batch.is_empty() {

@@ -5,6 +5,7 @@
 //! configured paths. So a pod that was not asked to tell, because it came later or was away, finds
 //! out, and one that tells finds out when nobody listens any more.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ impl Taps {
     }
 
     /// While the link is up: the same again and again.
-    pub async fn keep(&self) {
+    pub async fn keep(&self) -> Infallible {
         let mut interval = tokio::time::interval(TAP_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         interval.tick().await;
