@@ -191,6 +191,7 @@ fn deepest(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::ErrorKind;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -216,9 +217,11 @@ mod tests {
                 assert_ne!(read, 0, "{bytes:?}");
             }
             kept.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("an open connection");
-            kept.read_to_end(&mut bytes).await.expect("its end");
+            let error = kept.read_to_end(&mut bytes).await.expect_err("no orderly end");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             let (mut new, _) = listener.accept().await.expect("another connection");
-            new.read_to_end(&mut bytes).await.expect("its end");
+            let error = new.read_to_end(&mut bytes).await.expect_err("no orderly end");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             bytes
         };
         let posts = async {
