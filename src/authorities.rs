@@ -1,8 +1,18 @@
 //! Whose certificates are believed: the authorities of this system, or those of a PEM file.
 
-use rustls::RootCertStore;
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+
+/// TLS as a client speaks it here, up to whom it believes.
+pub fn client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the default versions are those of this provider")
+}
 
 /// Those of this system. What of them cannot be read is logged.
 pub fn of_system() -> RootCertStore {

@@ -19,8 +19,6 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::crypto::ring;
 
 use crate::authorities;
 use crate::lifecycle::Lifecycle;
@@ -95,11 +93,8 @@ async fn tell(config: &Config, cost: usize) -> Result<(), String> {
     // Both change while the pod runs.
     let (token, authority) = (read("token")?, read("ca.crt")?);
     let token = String::from_utf8_lossy(&token);
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(authorities::of_pem(&authority)?)
-        .with_no_client_auth();
+    let authority = authorities::of_pem(&authority)?;
+    let tls = authorities::client().with_root_certificates(authority).with_no_client_auth();
     let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
     let tcp =
         TcpStream::connect((host.as_str(), *port)).await.map_err(|error| error.to_string())?;

@@ -21,7 +21,7 @@
 //! | 2 | [`broker`] | the way to all pods |
 //! | 2 | [`backend`] | the applications that hear clients |
 //! | 2 | [`kubernetes`] | what Kubernetes is told of a pod |
-//! | 1 | [`lifecycle`], [`watch`], [`clock`], [`complaints`], [`authorities`] | coming and going; files that change; the clocks; what is logged seldom; whose certificates are believed |
+//! | 1 | [`lifecycle`], [`watch`], [`clock`], [`complaints`], [`authorities`], [`guarded`] | coming and going; files that change; the clocks; what is logged seldom; whose certificates are believed; what is written to only with a lease |
 //! | 1 | [`metrics`], [`trace`] | what is counted; what is logged |
 //! | 0 | [`proto`] | the rules: pure values in, actions out |
 //!
@@ -49,6 +49,7 @@ pub mod clock;
 pub mod complaints;
 pub mod config;
 pub mod gateway;
+pub mod guarded;
 pub mod hub;
 pub mod kubernetes;
 pub mod lifecycle;

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("authorities", 1),
     ("clock", 1),
     ("complaints", 1),
+    ("guarded", 1),
     ("watch", 1),
     ("kubernetes", 2),
     ("hub", 2),

@@ -179,7 +179,7 @@ impl App {
             told += count;
             for (shard, count) in share(count, &mut left).into_iter().enumerate() {
                 if count > 0 {
-                    let farewell = Farewell::Fixed(Farewell::moved());
+                    let farewell = Farewell::moved();
                     let (whom, cause) = (Whom::Next(count), Cause::Drain);
                     self.hub.sweep_shard(shard, Sweep { whom, cause, farewell });
                 }

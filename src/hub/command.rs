@@ -164,8 +164,18 @@ const MOVED_RETRY_AFTER_MS: u64 = 100;
 
 impl Farewell {
     /// 1012, and to come back at once.
-    pub fn moved() -> Close {
-        Close::new(1012, format!("retry_after_ms={MOVED_RETRY_AFTER_MS}"))
+    pub fn moved() -> Farewell {
+        Farewell::Fixed(Close::retry_after(MOVED_RETRY_AFTER_MS))
+    }
+
+    /// For one session, by its lot.
+    pub fn close(&self, lot: u16) -> Close {
+        match self {
+            Farewell::Fixed(close) => close.clone(),
+            Farewell::RetryWithin { ms } => {
+                Close::retry_after(ms * u64::from(lot) / u64::from(u16::MAX))
+            }
+        }
     }
 }
 

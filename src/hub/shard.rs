@@ -19,7 +19,7 @@ use crate::hub::reading;
 use crate::hub::rooms::Rooms;
 use crate::hub::sessions::Sessions;
 use crate::proto::ask::{Answer, Reach};
-use crate::proto::close::{Cause, Close};
+use crate::proto::close::Cause;
 use crate::proto::grant::Grant;
 use crate::proto::msg::Content;
 use crate::proto::session_id::SessionId;
@@ -125,7 +125,9 @@ impl Shard {
             }
             self.sessions.run_timers();
             for slot in std::mem::take(&mut self.sessions.aged) {
-                let farewell = Part::Farewell(Farewell::moved(), Cause::Drain);
+                let Some(session) = self.sessions.at(slot) else { continue };
+                let close = Farewell::moved().close(session.lot());
+                let farewell = Part::Farewell(close, Cause::Drain);
                 self.rooms.unicast(&mut self.sessions, slot, farewell, None);
             }
             self.sweep();
@@ -319,14 +321,7 @@ impl Shard {
             };
             let Some(session) = self.sessions.at(slot) else { continue };
             if sweep.whom.means(&session.path, &session.configured) {
-                let close = match &sweep.farewell {
-                    Farewell::Fixed(close) => close.clone(),
-                    Farewell::RetryWithin { ms } => {
-                        let wait_ms = ms * u64::from(session.lot()) / u64::from(u16::MAX);
-                        Close::new(1012, format!("retry_after_ms={wait_ms}"))
-                    }
-                };
-                let farewell = Part::Farewell(close, sweep.cause);
+                let farewell = Part::Farewell(sweep.farewell.close(session.lot()), sweep.cause);
                 self.rooms.unicast(&mut self.sessions, slot, farewell, None);
             }
         }

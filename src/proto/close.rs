@@ -45,6 +45,11 @@ impl Close {
         reason.truncate(end);
         Close { code, reason }
     }
+
+    /// 1012, and how long to wait before coming back (docs/clients.md).
+    pub fn retry_after(ms: u64) -> Close {
+        Close::new(1012, format!("retry_after_ms={ms}"))
+    }
 }
 
 /// Whether a client may put this code into its close frame (RFC 6455, 7.4.1 and 7.4.2, and the
@@ -93,6 +98,13 @@ mod tests {
         assert_eq!(Close::new(1000, "x".repeat(200)).reason.len(), 123);
         assert_eq!(Close::new(1000, "é".repeat(100)).reason.len(), 122);
         assert_eq!(Close::new(1000, "bye").reason, "bye");
+    }
+
+    #[test]
+    fn a_client_that_is_to_come_back_is_told_when() {
+        assert_eq!(Close::retry_after(100), Close::new(1012, "retry_after_ms=100"));
+        let longest = format!("retry_after_ms={}", u64::MAX);
+        assert_eq!(Close::retry_after(u64::MAX).reason, longest);
     }
 
     #[test]

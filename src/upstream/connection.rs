@@ -27,7 +27,7 @@ use crate::proto::pulse::{Pulse, Rule, Sign};
 use crate::relay::Relay;
 use crate::relay::desk::{Desk, Outgoing};
 use crate::upstream::dial::Stream;
-use crate::upstream::guarded::Ear;
+use crate::upstream::ear::Ear;
 use crate::upstream::lease::Lease;
 
 /// How long the remote server may take not one frame.

@@ -20,8 +20,11 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_util::io::InspectReader;
 
-use crate::upstream::guarded::{Ear, Guarded};
+use crate::clock::BootTime;
+use crate::guarded::Guarded;
+use crate::upstream::ear::Ear;
 use crate::upstream::lease::Lease;
 
 /// From the look-up of the name to the 101.
@@ -114,14 +117,17 @@ impl Remote {
         socket.set_nodelay(true).map_err(Fault::Connect)?;
         let options = socket2::SockRef::from(&socket);
         options.set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(Fault::Connect)?;
-        let guarded = Guarded::new(socket, lease.clone(), ear.clone());
+        let (lease, ear) = (lease.clone(), ear.clone());
+        let guarded = Guarded::new(socket, Arc::new(move || lease.is_held(BootTime::now())));
+        // Below TLS: the first byte of a record that has not come whole is a sign of life as well.
+        let heard = InspectReader::new(guarded, move |bytes: &[u8]| ear.hear(bytes));
         let stream: Box<dyn Stream> = match &self.tls {
-            None => Box::new(guarded),
+            None => Box::new(heard),
             Some(tls) => {
                 let name = ServerName::try_from(self.host.clone());
                 let name = name.map_err(|_| Fault::Name(self.host.clone()))?;
                 let connector = TlsConnector::from(tls.clone());
-                Box::new(connector.connect(name, guarded).await.map_err(Fault::Tls)?)
+                Box::new(connector.connect(name, heard).await.map_err(Fault::Tls)?)
             }
         };
         // Each frame is a write of its own: of those that were not written none has begun.

@@ -10,7 +10,7 @@
 
 pub mod connection;
 pub mod dial;
-pub mod guarded;
+pub mod ear;
 pub mod lease;
 pub mod tls;
 
@@ -37,7 +37,7 @@ use crate::relay::Relay;
 use crate::relay::desk::{self, Desk};
 use crate::upstream::connection::{Halves, Service, Terms};
 use crate::upstream::dial::{Dialled, Remote};
-use crate::upstream::guarded::Ear;
+use crate::upstream::ear::Ear;
 use crate::upstream::lease::Lease;
 
 /// How long giving back may take: what does not get through then expires.

@@ -7,7 +7,7 @@ use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
 use tokio_rustls::rustls::crypto::{
-    CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
 };
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
@@ -27,13 +27,10 @@ pub enum Trust {
 /// # Errors
 /// A text that says what cannot be used.
 pub fn client(trust: Trust) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
+    let builder = authorities::client();
     let roots = match trust {
         Trust::Anybody => {
-            let verifier = Arc::new(Credulous(provider));
+            let verifier = Arc::new(Credulous(builder.crypto_provider().clone()));
             let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
             return Ok(Arc::new(builder.with_no_client_auth()));
         }

@@ -4,7 +4,6 @@
 //! targets are verified against the authorities of the system. An answer is read up to a bound and no
 //! further.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,8 +17,6 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
-use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::crypto::ring;
 
 use crate::authorities;
 use crate::backend::webhook::leave::{Connector, MayLeave};
@@ -90,8 +87,9 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let tls = authorities::client().with_root_certificates(authorities::of_system());
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls())
+            .with_tls_config(tls.with_no_client_auth())
             .https_or_http()
             .enable_http1()
             .wrap_connector(Connector { tcp, may_leave });
@@ -127,14 +125,6 @@ impl Client {
             Err(_) => Err(Failure::Late(limit)),
         }
     }
-}
-
-fn tls() -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the default versions are those of this provider")
-        .with_root_certificates(authorities::of_system())
-        .with_no_client_auth()
 }
 
 async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<Answer, Failure> {
@@ -191,6 +181,8 @@ fn deepest(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::ErrorKind;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -216,9 +208,11 @@ mod tests {
                 assert_ne!(read, 0, "{bytes:?}");
             }
             kept.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("an open connection");
-            kept.read_to_end(&mut bytes).await.expect("its end");
+            let error = kept.read_to_end(&mut bytes).await.expect_err("no orderly end");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             let (mut new, _) = listener.accept().await.expect("another connection");
-            new.read_to_end(&mut bytes).await.expect("its end");
+            let error = new.read_to_end(&mut bytes).await.expect_err("no orderly end");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             bytes
         };
         let posts = async {

@@ -3,11 +3,9 @@
 //! Everything is parsed here once, so that a mistake is told with the settings and not at the first
 //! connection. Certificates are always verified: there is no setting that says otherwise.
 
-use std::sync::Arc;
-
 use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, Error, RootCertStore};
+use rustls::crypto::ring;
+use rustls::{Error, RootCertStore};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -77,10 +75,9 @@ fn verify(tls: &Tls) -> Result<(), Flaw> {
     let Some(Identity { cert, key }) = &tls.identity else { return Ok(()) };
     let chain = authorities::certificates(cert).map_err(Flaw::Cert)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Flaw::Key(error.to_string()))?;
-    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, key))
+    authorities::client()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
         .map(drop)
         .map_err(|error| match error {
             Error::InvalidCertificate(flaw) => Flaw::Cert(flaw.to_string()),
