@@ -27,13 +27,17 @@ if [ -n "${EDIT:-}" ]; then
   config=$edited
 fi
 
-# Started with `&` by a script, a program ignores Ctrl-C; so this script passes it on, as TERM.
+# Started with `&` by a script, a program ignores Ctrl-C; so this script passes it on, as TERM, and to the gateway, which
+# listens to it all the same, as INT: whoever sits here does not wait for its clients to be moved. The last one goes first, so
+# that each finds whom it has something to tell.
+gateway_pid=
 stop() {
   trap - EXIT INT TERM
-  local left
-  left=$(jobs -p)
-  [ -z "$left" ] || kill $left 2>/dev/null || true
-  wait
+  local job
+  for job in $(jobs -p | tac); do
+    kill -s "$([ "$job" = "$gateway_pid" ] && echo INT || echo TERM)" "$job" 2>/dev/null || true
+    wait "$job" || true
+  done
   [ -z "$edited" ] || rm -f "$edited"
 }
 trap stop EXIT
@@ -59,6 +63,7 @@ if [ $# -gt 6 ]; then
   listens "$6" "$7"
 fi
 "${gateway[@]}" --config "$config" &
+gateway_pid=$!
 listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
 listens "$page_port" "the page's server"
