@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::problem::{Kind, Problem};
+use crate::proto::content_type::{charsets, is_utf8};
 use crate::proto::msg::{Address, Content, Msg};
 
 /// How long a body may stand still.
@@ -62,22 +63,16 @@ pub fn form(headers: &HeaderMap, taken: &[Form], hint: &str) -> Result<Form, Pro
         return Err(refused("one Content-Type is needed"));
     };
     let value = value.to_str().map_err(|_| refused("the Content-Type is not readable"))?;
-    let mut parts = value.split(';');
-    let essence = parts.next().unwrap_or_default().trim();
+    let essence = value.split(';').next().unwrap_or_default().trim();
     let Some(&form) = taken.iter().find(|form| form.as_str().eq_ignore_ascii_case(essence)) else {
         return Err(refused(&format!("{essence:?} is not taken here")));
     };
-    for parameter in parts {
-        let Some((name, charset)) = parameter.split_once('=') else { continue };
-        let charset = charset.trim().trim_matches('"');
-        let is_charset = name.trim().eq_ignore_ascii_case("charset") && form != Form::Binary;
-        if is_charset
-            && !["utf-8", "utf8", "us-ascii"].iter().any(|one| one.eq_ignore_ascii_case(charset))
-        {
-            return Err(refused(&format!("the charset {charset:?} is not taken, only utf-8")));
+    match charsets(value).find(|charset| !is_utf8(charset)) {
+        Some(charset) if form != Form::Binary => {
+            Err(refused(&format!("the charset {charset:?} is not taken, only utf-8")))
         }
+        _ => Ok(form),
     }
-    Ok(form)
 }
 
 /// One msg in one of the forms of a body that is one msg.

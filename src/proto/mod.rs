@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod backoff;
 pub mod close;
+pub mod content_type;
 pub mod deflate;
 pub mod deflater;
 pub mod envelope;

@@ -2,6 +2,8 @@
 //!
 //! No request asks for an encoding or a charset, so only bodies as they are, and UTF-8, are read.
 
+use crate::proto::content_type::{charsets, is_utf8};
+
 /// What is told of an encoding or a charset: their names are short.
 const NAME_CHARS_MAX: usize = 40;
 
@@ -39,8 +41,12 @@ impl Label<'_> {
         }
         let form = self.kind();
         match self.charset() {
-            Some(charset) if form != Form::Octets && !is_utf8(charset) => {
-                Err(Unreadable::Charset(shown(charset)))
+            Some(charset) if form != Form::Octets => {
+                // The latter is no registered name, and one that backends use.
+                match is_utf8(charset) || charset.eq_ignore_ascii_case("ascii") {
+                    true => Ok(form),
+                    false => Err(Unreadable::Charset(shown(charset))),
+                }
             }
             _ => Ok(form),
         }
@@ -66,17 +72,8 @@ impl Label<'_> {
     }
 
     fn charset(&self) -> Option<&str> {
-        let parameters = self.content_type?.split(';').skip(1);
-        let mut parameters = parameters.filter_map(|one| one.split_once('='));
-        let (_, charset) =
-            parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
-        Some(charset.trim().trim_matches('"'))
+        charsets(self.content_type?).next()
     }
-}
-
-/// ASCII is a part of it. Whether the body keeps to that is for whoever reads it.
-fn is_utf8(charset: &str) -> bool {
-    ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|one| one.eq_ignore_ascii_case(charset))
 }
 
 fn shown(name: &str) -> String {
