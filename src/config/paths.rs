@@ -23,6 +23,7 @@ pub fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
         let invalid = |error| invalid(error, &wire.path[..=index]);
         let pattern = Pattern::parse(&written.path).map_err(invalid)?;
         let concrete_paths_max = written.concrete_paths_max;
+        let is_streamed = written.backend.as_ref().is_some_and(|backend| backend.stream);
         if written.echo && written.backend.is_some() {
             let what = "a path with `echo` has no message events for a backend";
             return Err(Fault::value(at.key("backend"), what).advise("leave one of the two out"));
@@ -51,7 +52,7 @@ pub fn paths(wire: &wire::Wire) -> Result<Paths, Fault> {
                 },
                 flush_interval: flush_interval(wire, written, &at)?,
                 concrete_paths_max: concrete_paths_max.unwrap_or(wire.limits.concrete_paths_max),
-                stream: stream(wire, written, &at)?,
+                stream: stream(is_streamed, wire, &at.key("backend"), "/v1/events/{path}")?,
                 on_full: written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
                     on_full(backend.stream, backend.on_full, &at.key("backend"))
                 })?,
@@ -81,17 +82,18 @@ fn flush_interval(
     Ok(Some(interval))
 }
 
-/// Whether the events of a path go to streams.
-fn stream(wire: &wire::Wire, path: &wire::Path, at: &At) -> Result<bool, Fault> {
-    let Some(backend) = &path.backend else { return Ok(false) };
-    let at = at.key("backend");
-    if backend.stream && wire.broker.url.is_none() {
+/// Whether events go to streams, as a backend at this place asks for. `listening`: the call that tells them
+/// without.
+pub fn stream(asked: bool, wire: &wire::Wire, at: &At, listening: &str) -> Result<bool, Fault> {
+    if asked && wire.broker.url.is_none() {
         let what = "streams are kept in Redis, and there is none";
-        let advice = "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave `stream` \
-                      out and listen to GET /v1/events/{path}";
+        let advice = format!(
+            "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave `stream` out and \
+             listen to GET {listening}"
+        );
         return Err(Fault::value(at.key("stream"), what).advise(advice));
     }
-    Ok(backend.stream)
+    Ok(asked)
 }
 
 /// What becomes of messages that a stream has no room for.

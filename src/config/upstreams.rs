@@ -10,7 +10,7 @@ use http::header::{
 
 use crate::config::fault::{At, Fault};
 use crate::config::files::pem;
-use crate::config::paths::{on_full, subprotocols};
+use crate::config::paths::{on_full, stream, subprotocols};
 use crate::config::webhooks::upstream_webhook;
 use crate::config::wire;
 use crate::proto::backoff::Backoff;
@@ -69,14 +69,9 @@ pub fn upstreams(wire: &wire::Wire, paths: &Paths) -> Result<Vec<upstream::Confi
             );
             return Err(Fault::key(at.clone(), what).advise("swap them"));
         }
-        let stream = written.backend.as_ref().is_some_and(|backend| backend.stream);
-        if stream && wire.broker.url.is_none() {
-            let what = "streams are kept in Redis, and there is none";
-            let advice = "set `url` in [broker], as in \"redis://127.0.0.1:6379\"; or leave \
-                          `stream` out and listen to GET /v1/upstreams/{name}/events";
-            return Err(Fault::value(at.key("backend").key("stream"), what).advise(advice));
-        }
+        let is_streamed = written.backend.as_ref().is_some_and(|backend| backend.stream);
         let at_backend = at.key("backend");
+        let stream = stream(is_streamed, wire, &at_backend, "/v1/upstreams/{name}/events")?;
         let on_full = written.backend.as_ref().map_or(Ok(OnFull::Backpressure), |backend| {
             on_full(backend.stream, backend.on_full, &at_backend)
         })?;
