@@ -143,13 +143,7 @@ impl Stream {
                 is_held = (*is_crowded || parts.is_full(&part)) && parts.hold(&part, session);
             }
         }
-        for dropped in &dropped {
-            parts.settled(&dropped.part(), Fate::Refused);
-        }
-        self.shared.count_held(&state);
-        drop(state);
-        self.shared.drop_some(dropped.len());
-        self.shared.tell(is_newly_full);
+        self.shared.let_go(state, &dropped, is_newly_full);
         is_held
     }
 
@@ -159,15 +153,9 @@ impl Stream {
             return self.offer(entry);
         }
         let mut state = self.shared.state();
-        let State { lanes, parts, .. } = &mut *state;
-        let is_newly_full = parts.offered(&entry.part());
-        let dropped = lanes.push_loose(entry);
-        for dropped in &dropped {
-            parts.settled(&dropped.part(), Fate::Refused);
-        }
-        drop(state);
-        self.shared.drop_some(dropped.len());
-        self.shared.tell(is_newly_full);
+        let is_newly_full = state.parts.offered(&entry.part());
+        let dropped = state.lanes.push_loose(entry);
+        self.shared.let_go(state, &dropped, is_newly_full);
     }
 
     /// Whether an upstream may be read that fills this stream: whoever asks is not told when that
@@ -293,6 +281,17 @@ impl Shared {
         if is_newly_full {
             self.pressed.notify_one();
         }
+    }
+
+    /// Ends an offer for which these found no room.
+    fn let_go(&self, mut state: MutexGuard<'_, State>, dropped: &[Entry], is_newly_full: bool) {
+        for entry in dropped {
+            state.parts.settled(&entry.part(), Fate::Refused);
+        }
+        self.count_held(&state);
+        drop(state);
+        self.drop_some(dropped.len());
+        self.tell(is_newly_full);
     }
 
     fn drop_some(&self, count: usize) {
