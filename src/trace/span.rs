@@ -124,11 +124,6 @@ impl Tracer {
         Ok(Tracer(Some(Arc::new(Exporting { provider, spans, is_over }))))
     }
 
-    /// Whether there is a collector.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Begins a span under `parent`; without one it begins a trace, if that is sampled.
     #[inline]
     pub fn span(&self, kind: Kind, parent: Option<&Traceparent>) -> Span {
