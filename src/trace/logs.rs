@@ -144,8 +144,15 @@ mod tests {
     }
 
     impl Written {
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().expect("nobody panicked").clone()).expect("text")
+        /// The only line, in which nothing is tricky.
+        #[track_caller]
+        fn line(&self) -> String {
+            let written = self.0.lock().expect("nobody panicked").clone();
+            let text = String::from_utf8(written).expect("text");
+            let line = text.strip_suffix('\n').expect("a whole line");
+            assert!(!line.contains(char::is_control), "{line:?}");
+            assert!(!line.contains(['\u{2028}', '\u{202e}', '\u{200f}', '\u{61c}']), "{line:?}");
+            line.to_owned()
         }
     }
 
@@ -165,10 +172,7 @@ mod tests {
             .fmt_fields(for_people())
             .finish();
         with_default(logs, tell_hostile);
-        let text = written.text();
-        let line = text.strip_suffix('\n').expect("a whole line");
-        assert!(!line.contains(char::is_control), "{line:?}");
-        assert!(!line.contains(['\u{2028}', '\u{202e}', '\u{200f}', '\u{61c}']), "{line:?}");
+        let line = written.line();
         assert!(line.contains(r"WARN a reason: x\r\n2026"), "{line}");
         assert!(line.contains(r"origin=x\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J"), "{line}");
     }
@@ -183,12 +187,9 @@ mod tests {
             .flatten_event(true)
             .finish();
         with_default(logs, tell_hostile);
-        let text = written.text();
-        let line = text.strip_suffix('\n').expect("a whole line");
-        assert!(!line.contains(char::is_control), "{line:?}");
-        assert!(!line.contains(['\u{2028}', '\u{202e}', '\u{200f}', '\u{61c}']), "{line:?}");
+        let line = written.line();
         assert!(line.contains('é'), "{line:?}");
-        let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let told: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!((&told["path"], &told["origin"]), (&HOSTILE.into(), &HOSTILE.into()));
         assert_eq!(told["message"], format!("a reason: {HOSTILE}"));
     }
