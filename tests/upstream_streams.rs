@@ -31,7 +31,7 @@ impl Stage {
     fn new(remote: Remote, server: Redis, on_full: &str) -> Stage {
         let config = format!(
             "[[path]]\npath = \"/ws\"\n[broker]\nurl = \"{}\"\nstream_partitions = 1\nstream_backlog_max = {BACKLOG_MAX}\n\
-             [[upstream]]\nname = \"feed\"\nurl = \"{}\"\nheartbeat = \"200ms\"\n\
+             [[upstream]]\nname = \"feed\"\nurl = \"{}\"\nheartbeat = \"1s\"\n\
              reconnect_min = \"20ms\"\nreconnect_max = \"100ms\"\n\
              backend = {{ stream = true{on_full} }}\n",
             server.url(),
@@ -92,7 +92,7 @@ impl Stage {
         })
         .await;
         let beats = self.pings();
-        while self.pings() < beats + 4 {
+        while self.pings() < beats + 3 {
             let length = self.length();
             assert!(length <= BACKLOG_MAX + BEYOND, "{length} entries at a bound of {BACKLOG_MAX}");
             poll_pause().await;
@@ -104,7 +104,7 @@ impl Stage {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_not_read_while_its_stream_is_full_and_nothing_is_lost() {
     let (stage, pod) = Stage::start("").await;
     stage.flood(500);
@@ -130,7 +130,7 @@ async fn a_server_is_not_read_while_its_stream_is_full_and_nothing_is_lost() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_takes_over_finds_the_stream_full() {
     let (stage, pod) = Stage::start("").await;
     stage.flood(200);
@@ -142,7 +142,7 @@ async fn whoever_takes_over_finds_the_stream_full() {
     stage.is_full_and_stays_so(&next).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_messages_go_where_the_upstream_says_so() {
     let (stage, pod) = Stage::start(", on_full = \"drop_oldest\"").await;
     stage.flood(2_000);

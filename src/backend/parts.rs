@@ -162,10 +162,11 @@ impl Parts {
     /// What a look has found. Once full, a stream takes more when a quarter is free.
     pub fn looked(&mut self, look: &Look, found: Backlog) {
         let Some(known) = self.known.get_mut(&look.part) else { return };
-        // What was added while it was looked at may or may not be in what was found: rather full a
-        // little early than late.
+        // What this pod added while it was looked at, or waits to be told of, may be in what was
+        // found or not. Its own count tells which, unless others add as well, or groups read.
         let since = known.added - look.added;
-        known.backlog = found.unread + since;
+        let at_least = found.unread.saturating_sub(known.waiting);
+        known.backlog = known.backlog.min(found.unread + since).max(at_least);
         let bound = match known.is_full {
             true => self.backlog_max - self.backlog_max.div_ceil(4),
             false => self.backlog_max,
@@ -228,6 +229,32 @@ mod tests {
         parts.looked(&look(&parts, Scope::Pressed), unread(6));
         assert!(!parts.is_full(&one));
         assert_eq!(parts.backlogs(), HashMap::from([("/ws".into(), 6)]));
+    }
+
+    #[test]
+    fn what_is_added_while_a_look_is_under_way_counts_once() {
+        let mut parts = Parts::new(8);
+        let one = part(1);
+        let add = |parts: &mut Parts| {
+            parts.offered(&one);
+            parts.settled(&one, Fate::Taken);
+        };
+        (0..3).for_each(|_| add(&mut parts));
+        let before = look(&parts, Scope::Used);
+        (0..4).for_each(|_| add(&mut parts));
+        parts.offered(&one);
+        // It was found late, with the one in it that waits to be settled; or early.
+        for found in [8, 3] {
+            parts.looked(&before, unread(found));
+            assert!(!parts.is_full(&one), "{found}");
+        }
+        parts.settled(&one, Fate::Taken);
+        assert_eq!(parts.backlogs(), HashMap::from([("/ws".into(), 8)]));
+        assert!(parts.offered(&one), "the ninth");
+        // Others have added as well.
+        parts.looked(&look(&parts, Scope::Used), unread(20));
+        parts.settled(&one, Fate::Taken);
+        assert_eq!(parts.backlogs(), HashMap::from([("/ws".into(), 20)]));
     }
 
     #[test]
