@@ -68,7 +68,7 @@ listens "$api_port" "the gateway"
 python3 -m http.server --bind 127.0.0.1 "$page_port" >/dev/null &
 listens "$page_port" "the page's server"
 for script in $scripts; do
-  python3 -u "$example/$script" "http://127.0.0.1:$api_port" &
+  python3 "$example/$script" "http://127.0.0.1:$api_port" &
 done
 
 page=http://127.0.0.1:$page_port/${PAGE:-$example}/

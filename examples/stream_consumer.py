@@ -7,7 +7,7 @@ begin with what it had been given and not acknowledged. So every event is handle
 that comes again has the same `id`.
 
     def handle(event):
-        print(event["session"], event["seq"], event["type"], event.get("msg"))
+        print(event["session"], event["seq"], event["type"], event.get("msg"), flush=True)
 
     Consumer(redis.Redis(decode_responses=True), "/ws/api", "my-service").run(handle)
 
@@ -64,7 +64,7 @@ class Consumer:
                 if not any([self.handle_some(stream, handle) for stream in list(self.owned)]):
                     self.wait()
             except (redis.ConnectionError, redis.TimeoutError) as error:
-                print("Redis is away:", error)
+                print("Redis is away:", error, flush=True)
                 time.sleep(IDLE_SECONDS)
         for stream in list(self.owned):
             self.give_up(stream)

@@ -23,11 +23,11 @@ def answer(number, order):
     is_there = publish(API, PATH, {"payload": done, "_session": order["_session"]})
     # Only then: if this process ends in between, the next one answers again.
     connection.hdel(ORDERS, number)
-    print("answered:" if is_there else "nobody waits any more for:", order["order"])
+    print("answered:" if is_there else "nobody waits any more for:", order["order"], flush=True)
 
 
 def main():
-    print("working off orders")
+    print("working off orders", flush=True)
     while True:
         try:
             for number, text in connection.hscan_iter(ORDERS):

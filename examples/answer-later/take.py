@@ -30,7 +30,7 @@ def handle(event):
     order = {"_session": msg["_session"], "order": msg["payload"], "taken": time.time()}
     # By the event's id, so that one that comes again is no second order.
     if connection.hsetnx(ORDERS, event["id"], json.dumps(order)):
-        print("taken:", msg["payload"])
+        print("taken:", msg["payload"], flush=True)
         taken = {"taken": msg["payload"]}
         publish(API, PATH, {"payload": taken, "_session": msg["_session"]})
 
@@ -39,7 +39,7 @@ def main():
     consumer = Consumer(connection, PATH, "orders")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.stop())
-    print("taking orders from", PATH)
+    print("taking orders from", PATH, flush=True)
     consumer.run(handle)
 
 

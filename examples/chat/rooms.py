@@ -26,7 +26,7 @@ def events():
     url = f"{API}/v1/events{urllib.parse.quote(PATTERN)}"
     # The gateway writes something every 15 s: silence for longer means that it is gone.
     with urllib.request.urlopen(url, timeout=45) as stream:
-        print("listening to", PATTERN)
+        print("listening to", PATTERN, flush=True)
         kind = None
         for line in stream:
             name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -85,7 +85,7 @@ def main():
                 if kind == "gap":
                     print("too slow: missed", event["missed"], "events", file=sys.stderr)
                 else:
-                    print(event["path"], kind, f"{event['session'][:20]}…")
+                    print(event["path"], kind, f"{event['session'][:20]}…", flush=True)
                     hear(kind, event)
         # The latter: it ended in the middle of a line.
         except (OSError, http.client.HTTPException) as error:

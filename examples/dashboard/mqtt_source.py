@@ -14,7 +14,7 @@ def on_connect(client, userdata, flags, reason, properties):
 
 
 def on_subscribe(client, userdata, mid, reasons, properties):
-    print("listening to MQTT")
+    print("listening to MQTT", flush=True)
 
 
 def on_message(client, userdata, message):

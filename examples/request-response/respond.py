@@ -20,7 +20,7 @@ def events():
     """The path's events, from now on, as (type, event); ends when the stream does."""
     # The gateway writes something every 15 s: silence for longer means that it is gone.
     with urllib.request.urlopen(f"{API}/v1/events{PATH}", timeout=45) as stream:
-        print("listening to", PATH)
+        print("listening to", PATH, flush=True)
         kind = None
         for line in stream:
             name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -68,7 +68,7 @@ def main():
             for kind, event in events():
                 if kind == "message":
                     msg = event["msg"]
-                    print(f"{event['session'][:20]}… sent", msg["payload"])
+                    print(f"{event['session'][:20]}… sent", msg["payload"], flush=True)
                     try:
                         send(msg["_session"], answer_to(msg["payload"]))
                     # The latter: JSON nested too deeply.
@@ -77,7 +77,7 @@ def main():
                 elif kind == "gap":
                     print("too slow: missed", event["missed"], "events", file=sys.stderr)
                 else:
-                    print(f"{event['session'][:20]}…", kind)
+                    print(f"{event['session'][:20]}…", kind, flush=True)
         # The latter: it ended in the middle of a line.
         except (OSError, http.client.HTTPException) as error:
             print("the gateway does not answer:", error, file=sys.stderr)

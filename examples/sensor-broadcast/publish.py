@@ -41,7 +41,7 @@ while True:
         answer = publish("/ws/sensors", reading)
         # `receivers` counts pods, not clients: with one pod, somebody is there or nobody is.
         heard = "heard" if answer["receivers"] else "nobody is there"
-        print(f"{reading['temperature']} °C  {reading['humidity']} %  ({heard})")
+        print(f"{reading['temperature']} °C  {reading['humidity']} %  ({heard})", flush=True)
     except urllib.error.HTTPError as error:
         print("refused:", error.read().decode(), file=sys.stderr)
     except OSError as error:

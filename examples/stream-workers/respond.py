@@ -41,7 +41,7 @@ def handle(event):
     if event["type"] != "message":
         return
     msg = event["msg"]
-    print(f"{event['session'][:20]}… sent", msg["payload"])
+    print(f"{event['session'][:20]}… sent", msg["payload"], flush=True)
     try:
         answer = answer_to(msg["payload"])
     except (ValueError, RecursionError) as error:
@@ -54,7 +54,7 @@ def main():
     consumer = Consumer(redis.Redis.from_url(REDIS, decode_responses=True), PATH, "responders")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.stop())
-    print("working for", PATH)
+    print("working for", PATH, flush=True)
     consumer.run(handle)
 
 

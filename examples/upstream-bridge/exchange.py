@@ -53,10 +53,10 @@ def hear(text):
     try:
         symbol = json.loads(text)["watch"]
     except (ValueError, TypeError, KeyError):
-        return print("did not understand", text)
+        return print("did not understand", text, flush=True)
     if isinstance(symbol, str) and symbol not in prices and len(prices) < SYMBOLS_MAX:
         prices[symbol] = random.uniform(10, 200)
-        print("now quotes", symbol)
+        print("now quotes", symbol, flush=True)
 
 
 async def serve(reader, writer):
@@ -69,7 +69,7 @@ async def serve(reader, writer):
         accept = base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
         lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
         writer.write("\r\n".join([*lines, f"Sec-WebSocket-Accept: {accept}", "", ""]).encode())
-        print("a client came, epoch", headers.get("pathcast-upstream-epoch"))
+        print("a client came, epoch", headers.get("pathcast-upstream-epoch"), flush=True)
         quoting = asyncio.create_task(quote(writer))
         while True:
             opcode, payload = await read_frame(reader)
@@ -83,7 +83,7 @@ async def serve(reader, writer):
     except (OSError, EOFError, ValueError, StopIteration) as error:
         # start.sh knocks to see whether this listens, and leaves without a word.
         if quoting:
-            print("a client left:", type(error).__name__)
+            print("a client left:", type(error).__name__, flush=True)
     finally:
         if quoting:
             quoting.cancel()

@@ -19,7 +19,7 @@ def events():
     """The path's events, from now on, as (type, event); ends when the stream does."""
     # The gateway writes something every 15 s: silence for longer means that it is gone.
     with urllib.request.urlopen(f"{API}/v1/events{PATH}", timeout=45) as stream:
-        print("listening to", PATH)
+        print("listening to", PATH, flush=True)
         kind = None
         for line in stream:
             name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -38,7 +38,7 @@ def wish(symbol):
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             # "sent", or "queued" while the exchange is away: then it goes out when that is back.
-            print("wished for", symbol, "-", json.load(answer)["result"])
+            print("wished for", symbol, "-", json.load(answer)["result"], flush=True)
     except urllib.error.HTTPError as error:
         print("not sent:", error.read().decode(), file=sys.stderr)
 

@@ -58,7 +58,7 @@ class Responder(BaseHTTPRequestHandler):
         if not is_signed(self.headers, body):
             return self.say(401, "not signed with my secret")
         kind, session = self.headers["ce-type"], self.headers["ce-sessionid"]
-        print(f"{session[:20]}… {kind.removeprefix('pathcast.')}")
+        print(f"{session[:20]}… {kind.removeprefix('pathcast.')}", flush=True)
         if kind != "pathcast.message":
             return self.say(204)  # to a connect: come in
         answer = answer_to(body)
@@ -85,5 +85,5 @@ class Server(ThreadingHTTPServer):
 
 
 with Server(("127.0.0.1", PORT), Responder) as server:
-    print("answering for /ws/api")
+    print("answering for /ws/api", flush=True)
     server.serve_forever()
