@@ -43,7 +43,7 @@ async fn start(server: &Redis, paths: &str, broker: &str) -> Gateway {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_at_once_waits_unread_when_its_webhook_takes_no_more() {
     const CLIENTS: usize = 4;
-    const MESSAGES: usize = 2_500;
+    const MESSAGES: usize = 1_000;
     let backend = Backend::start().await;
     let url = backend.url();
     let gateway = Gateway::start(&format!(

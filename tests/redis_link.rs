@@ -94,7 +94,7 @@ async fn a_pod_that_stands_still_is_unknown_then_gone_and_then_back() {
     for _ in 0..100 {
         assert_eq!(a.publish("/ws/1", to(&session, "late")).await.status, 410);
     }
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < patience * 100 / 4, "{:?}", asked.elapsed());
 
     b.signal(Signal::CONT);
     let back = Instant::now();
