@@ -17,8 +17,8 @@ export PATHCAST__CLIENTS__LISTEN=127.0.0.1:$clients_port
 export PATHCAST__API__LISTEN=127.0.0.1:$api_port
 export PATHCAST__LOG__LEVEL=${PATHCAST__LOG__LEVEL:-warn}
 
-# What examples share lies beside this script.
-export PYTHONPATH=$PWD
+# What examples share lies beside this script. Unbuffered, lines of two of them would mix.
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=
 
 config=$example/pathcast.toml edited=
 if [ -n "${EDIT:-}" ]; then

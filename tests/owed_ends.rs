@@ -331,7 +331,7 @@ async fn a_pod_that_stood_still_and_was_claimed_says_nothing_more_to_webhooks_an
         client.writer.text("before").await;
     }
     backend.wait("message", 10).await;
-    stopped.stand_still().await;
+    stopped.signal(Signal::STOP);
     for client in &mut clients {
         for text in ["", "while it stands still"] {
             client.writer.text(text).await;

@@ -8,11 +8,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Signal};
+use rustix::process::{Resource, Signal};
 use serde_json::Value;
 
 use super::client::{self, Client};
 use super::events::Events;
+use super::process;
 use super::wait::{DEADLINE, eventually, poll_pause, within};
 
 /// Both listeners on ports that the kernel chooses.
@@ -207,23 +208,7 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("an own child takes signals");
-    }
-
-    /// Stops it, until `Signal::CONT`: when this returns, each of its threads stands still.
-    pub async fn stand_still(&self) {
-        self.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", self.child.id());
-        eventually("threads that stand still", async || {
-            let mut tasks = std::fs::read_dir(&tasks).expect("a stopped child has threads");
-            let stands_still = tasks.all(|task| {
-                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
-                stat.is_ok_and(|stat| stat.contains(") T "))
-            });
-            stands_still.then_some(())
-        })
-        .await;
+        process::signal(&self.child, signal);
     }
 
     /// Waits for the end of the process.

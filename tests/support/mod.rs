@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod node_red;
 pub mod pod;
 pub mod pods;
+pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod remote;

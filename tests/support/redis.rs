@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
+use super::process;
 use super::resp::Connection;
 use super::wait::until;
 
@@ -63,8 +64,7 @@ impl Redis {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("an own child takes signals");
+        process::signal(&self.child, signal);
     }
 
     /// Publishes any bytes, as a stranger might: how many subscriptions got them.
