@@ -78,8 +78,7 @@ pub struct Metrics {
     pub configuration_refused: IntGauge,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
-    /// Unix time, seconds.
-    pub drain_end: Gauge,
+    pub drain_flush_seconds: Gauge,
     pub sessions_limit_hard: IntGauge,
     pub sessions_limit_soft: IntGauge,
     pub shard_imbalance: IntGauge,
@@ -250,11 +249,11 @@ impl Metrics {
             "backend",
         )?;
         let limits = gauges("sessions_limit", "How many sessions this pod may have.", "kind")?;
-        let drain_end = Gauge::with_opts(Opts::new(
-            "drain_end_timestamp_seconds",
-            "By when a pod that leaves has planned to be gone, Unix time; 0: it stays.",
+        let drain_flush_seconds = Gauge::with_opts(Opts::new(
+            "drain_flush_seconds",
+            "For how long a pod that leaves has waited for clients and backends since its last close.",
         ))?;
-        registry.register(Box::new(drain_end.clone()))?;
+        registry.register(Box::new(drain_flush_seconds.clone()))?;
         let stream_backlog = gauges(
             "stream_backlog",
             "Entries that a group has not acknowledged, of the path's stream with the most.",
@@ -357,7 +356,7 @@ impl Metrics {
                 "drain_remaining",
                 "Sessions that a pod that leaves still has.",
             )?,
-            drain_end,
+            drain_flush_seconds,
             sessions_limit_hard: limits.with_label_values(&["hard"]),
             sessions_limit_soft: limits.with_label_values(&["soft"]),
             shard_imbalance: gauge(

@@ -1,8 +1,9 @@
 //! Ten thousand rooms over two gateways, and all who are in them come and go at once: subscriptions
-//! follow, and whatever they took is given back.
+//! follow, whatever they took is given back, and no series of metrics comes of it.
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,12 @@ struct Rest {
 async fn ten_thousand_rooms_come_and_go_and_leave_nothing_behind() {
     let server = Redis::start();
     let pods = [start(&server, "").await, start(&server, "").await];
+    // One of each pod has come and gone.
+    for pod in &pods {
+        drop(pod.open(&room(0, 0)).await);
+    }
+    rest(&server, &pods).await;
+    let series_before = series(&pods).await;
 
     let mut clients = fill(&pods, 1).await;
     everybody_hears(&server, &pods, 1, &mut clients).await;
@@ -47,6 +54,7 @@ async fn ten_thousand_rooms_come_and_go_and_leave_nothing_behind() {
     everybody_hears(&server, &pods, 1, &mut clients).await;
     drop(clients);
     let first = rest(&server, &pods).await;
+    assert_eq!(series(&pods).await, series_before, "no client's name becomes a series");
 
     // The same again, of other rooms, while the links break.
     let mut clients = tokio::select! {
@@ -130,6 +138,16 @@ async fn is_back(pod: &Gateway) {
         (gaps == 1 && pod.counted("pathcast_broker_up").await == 1).then_some(())
     })
     .await;
+}
+
+/// What the pods measure, without the figures.
+async fn series(pods: &[Gateway; 2]) -> [BTreeSet<String>; 2] {
+    let of = async |pod: &Gateway| {
+        let metrics = pod.fetch("/metrics").await.text;
+        let lines = metrics.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+    };
+    [of(&pods[0]).await, of(&pods[1]).await]
 }
 
 fn channels(server: &Redis) -> usize {

@@ -233,9 +233,8 @@ chart("Draining", "1 while a pod leaves.",
       ("max by (pod, instance) (pathcast_draining{@pods})", BY_POD))
 chart("Sessions still there", "What pods that leave still have to close.",
       ("sum by (pod, instance) (pathcast_drain_remaining{@pods})", BY_POD))
-chart("Over plan", "For how long a pod that leaves should have been gone; 0 while it has time, or stays.",
-      ("max by (pod, instance) (clamp_min(time() - pathcast_drain_end_timestamp_seconds{@pods}, 0)"
-       " * (pathcast_drain_end_timestamp_seconds{@pods} > bool 0))", BY_POD), unit="s")
+chart("Waiting to leave", "For how long pods that leave have waited for clients and backends since they closed their last session.",
+      ("max by (pod, instance) (pathcast_drain_flush_seconds{@pods})", BY_POD), unit="s")
 
 row("Saturation")
 chart("Sessions against the hard limit", "At 100 % a pod answers new clients with 503.",

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::clock::unix_ms;
 use crate::hub::command::{Farewell, Sweep, Whom};
 use crate::lifecycle::{Signals, Wish};
 use crate::proto::close::Cause;
@@ -75,8 +74,6 @@ impl App {
 
     async fn leave_by_phases(&self, hurry: &CancellationToken) {
         let (drain, begun) = (&self.drain, Instant::now());
-        let whole = drain.settle + drain.window + drain.timeout;
-        self.metrics.drain_end.set((unix_ms() + millis(whole)) as f64 / 1000.0);
         self.begin_to_leave();
         tracing::info!(sessions = self.hub.occupied(), ?drain, "leaving: not ready any more");
         tokio::select! {
@@ -150,8 +147,10 @@ impl App {
 
     /// Waits for what is under way, and then for all tasks, neither of it for ever.
     async fn finish(&self, is_busy: impl Fn() -> bool) {
+        let begun = Instant::now();
         let idle = async {
             while is_busy() {
+                self.metrics.drain_flush_seconds.set(begun.elapsed().as_secs_f64());
                 tokio::time::sleep(LEAVE_POLL).await;
             }
         };

@@ -11,8 +11,6 @@ from proofs.programs import ROOT
 RULES = ROOT / "deploy/prometheus/alerts.yaml"
 KEY = "a-key-for-everything-here"
 METRICS_KEY = "a-key-for-metrics-only"
-# Settle, window and timeout together.
-DRAIN_S = 3 + 2 + 2
 
 CONFIG = """
 [[api.key]]
@@ -31,7 +29,9 @@ slow_after = "2s"
 [drain]
 settle = "3s"
 window = "2s"
-timeout = "2s"
+timeout = "60s"
+[webhook]
+timeout = "60s"
 [[path]]
 path = "/ws/sensors"
 compress = "64B"

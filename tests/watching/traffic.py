@@ -104,10 +104,13 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     count = 0
+    may_answer = threading.Event()
+    may_answer.set()
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
         Backend.count += 1
+        Backend.may_answer.wait()
         if body == b"slowly":
             time.sleep(0.02)
         if b"veto=1" in body:
