@@ -30,9 +30,9 @@ REFUSALS = [
         "stay below config.limits.sessions_max, 4000",
     ),
     ({"config": {"limits": {"sessions_soft_max": 5000}}}, "one pod alone has nobody to leave clients to"),
-    ({"terminationGracePeriodSeconds": 30}, "30 is too short, pods would be killed while they drain: config.drain adds up to 60"),
-    ({"terminationGracePeriodSeconds": 59}, "59 is too short"),
-    ({"config": {"drain": {"window": "10m"}}, "terminationGracePeriodSeconds": 600}, "config.drain adds up to 630"),
+    ({"terminationGracePeriodSeconds": 30}, "30 is too short, pods would be killed while they drain: config.drain adds up to 80"),
+    ({"terminationGracePeriodSeconds": 79}, "79 is too short"),
+    ({"config": {"drain": {"window": "10m"}}, "terminationGracePeriodSeconds": 600}, "config.drain adds up to 650"),
     ({"config": {"drain": {"window": "30"}}}, "window"),
     ({"config": {"drain": {"settle": 5}}}, "settle"),
     ({"config": {"broker": {"url": "redis://:secret@redis"}}}, "would put Redis' password into a ConfigMap"),
@@ -91,9 +91,9 @@ class Refusals(unittest.TestCase):
 
     def test_numbers_may_come_from_the_command_line(self):
         for helm in HELMS:
-            text = render(helm, "--set", "config.limits.sessions_max=20000,terminationGracePeriodSeconds=60,replicaCount=1")
+            text = render(helm, "--set", "config.limits.sessions_max=20000,terminationGracePeriodSeconds=90,replicaCount=1")
             self.assertIn("sessions_max = 20000\n", text)
-            self.assertIn("terminationGracePeriodSeconds: 60\n", text)
+            self.assertIn("terminationGracePeriodSeconds: 90\n", text)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ class Settings(unittest.TestCase):
             spec = one(name, "Deployment")["spec"]
             return spec["template"]["spec"]["terminationGracePeriodSeconds"], spec["minReadySeconds"]
 
-        # settle 5 s, window 30 s, flush 10 s, and 15 s in reserve.
-        self.assertEqual(seconds("defaults"), (60, 35))
+        # settle 5 s, window 30 s, flush 30 s, and 15 s in reserve.
+        self.assertEqual(seconds("defaults"), (80, 35))
         # What is given may be more; 10 s and 60 s.
         self.assertEqual(seconds("settings"), (600, 70))
         text = render(HELMS[0], "--set", "config.drain.settle=10s,config.drain.window=1m,config.drain.timeout=2500ms")
