@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import subprocess
 
 import yaml
@@ -16,14 +17,25 @@ HELMS = [TOOLS / "helm3", TOOLS / "helm4"]
 # What there is to render: the name of each, and its values.
 MATRIX = {file.stem: file for file in sorted((HERE / "values").glob("*.yaml"))}
 MATRIX["deploy"] = ROOT / "deploy/values.yaml"
+# Release and namespace: those of most, and odd ones.
+USUAL = ("pathcast", "pathcast")
+CALLED = {"numbers": ("2024", "12345"), "words": ("true", "null")}
 
 
 class Refused(Exception):
     """Helm would not render it; the text is what it said."""
 
 
-def render(helm, *options, chart=CHART, **environment):
-    command = [helm, "template", "pathcast", chart, "--namespace", "pathcast", *options]
+class Loader(yaml.SafeLoader):
+    """Takes 1e3 for a number, as Kubernetes does and PyYAML does not."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def render(helm, *options, chart=CHART, called=USUAL, **environment):
+    release, namespace = called
+    command = [helm, "template", release, chart, "--namespace", namespace, *options]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode != 0:
         raise Refused(done.stderr)
@@ -32,12 +44,12 @@ def render(helm, *options, chart=CHART, **environment):
 
 @functools.cache
 def text(name, helm=HELMS[0]):
-    return render(helm, "--values", MATRIX[name])
+    return render(helm, "--values", MATRIX[name], called=CALLED.get(name, USUAL))
 
 
 @functools.cache
 def manifests(name, helm=HELMS[0]):
-    return [manifest for manifest in yaml.safe_load_all(text(name, helm)) if manifest]
+    return [manifest for manifest in yaml.load_all(text(name, helm), Loader) if manifest]
 
 
 def one(name, kind, suffix=""):

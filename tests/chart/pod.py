@@ -33,7 +33,7 @@ class Pod:
         text = settings(self.name)
         (self.root / "keys").mkdir()
         for key in tomllib.loads(text)["api"]["key"]:
-            (self.root / "keys" / key["name"]).write_text(f"the-key-of-{key['name']}\n")
+            (self.root / "keys" / key["name"]).write_text(f"the-long-key-of-{key['name']}\n")
         if "/etc/certificates" in text:
             self.certify()
         text = text.replace("/run/secrets/pathcast", f"{self.root}/keys").replace("/etc/certificates", str(self.root))

@@ -53,8 +53,8 @@ class Running(unittest.TestCase):
             self.assertEqual(self.status(container[probe]["httpGet"]["path"]), 200)
         path = one("watched", "PodMonitor")["spec"]["podMetricsEndpoints"][0]["path"]
         self.assertEqual(self.status(path), 401)
-        self.assertEqual(self.status(path, "the-key-of-publisher"), 403)
-        self.assertEqual(self.status(path, "the-key-of-metrics"), 200)
+        self.assertEqual(self.status(path, "the-long-key-of-publisher"), 403)
+        self.assertEqual(self.status(path, "the-long-key-of-metrics"), 200)
 
 
 if __name__ == "__main__":

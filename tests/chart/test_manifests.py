@@ -94,6 +94,16 @@ class Manifests(unittest.TestCase):
         templates = {file.stem for file in (ROOT / "helm/pathcast/templates").glob("*.yaml")} - {"secret"}
         self.assertEqual(templates - words, set())
 
+    def test_every_name_is_text_whatever_it_looks_like(self):
+        for name in MATRIX:
+            for manifest in manifests(name):
+                where = f"{name}: {manifest['kind']} {manifest['metadata']['name']}"
+                for key, value in pairs(manifest):
+                    with self.subTest(where, key=key):
+                        self.assertIsInstance(key, str)
+                        # The schemas take null for what is left out.
+                        self.assertIsNotNone(value)
+
     def test_helm_3_and_helm_4_make_the_same(self):
         for name in MATRIX:
             with self.subTest(name):
@@ -153,10 +163,11 @@ class Manifests(unittest.TestCase):
 
     def test_only_pods_that_write_to_pods_have_a_token(self):
         for name in MATRIX:
+            writes = name in ("deletion-cost", "words")
             pod = one(name, "Deployment")["spec"]["template"]["spec"]
             kinds = {manifest["kind"] for manifest in manifests(name)}
-            self.assertEqual(pod["automountServiceAccountToken"], name == "deletion-cost")
-            self.assertEqual("Role" in kinds and "RoleBinding" in kinds, name == "deletion-cost")
+            self.assertEqual(pod["automountServiceAccountToken"], writes)
+            self.assertEqual("Role" in kinds and "RoleBinding" in kinds, writes)
 
     def test_checkov_finds_nothing_that_is_not_explained(self):
         folder = TOOLS / "rendered"
@@ -185,6 +196,14 @@ def flaws(route):
         ["node", HERE / "httproute.mjs", TOOLS / "node"], input=json.dumps(route), capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def pairs(node):
+    """(key, value) of every map, whatever it is in."""
+    if isinstance(node, dict):
+        yield from node.items()
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else []:
+        yield from pairs(inner)
 
 
 def selectors(name):

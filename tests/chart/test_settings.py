@@ -38,7 +38,7 @@ class Settings(unittest.TestCase):
 
     def test_a_change_of_paths_or_upstreams_restarts_nothing_and_any_other_does(self):
         def checksum(*options):
-            found = re.search(r"checksum/config: (\w+)", render(HELMS[0], *options))
+            found = re.search(r'checksum/config: "(\w+)"', render(HELMS[0], *options))
             return found[1]
 
         before = checksum()

@@ -1,4 +1,4 @@
-{{/* What things are called. */}}
+{{/* What things are called. A name may look like a number or a boolean, so it is quoted where it is written. */}}
 
 {{- define "pathcast.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
@@ -16,8 +16,8 @@
 {{- end -}}
 
 {{- define "pathcast.selector" -}}
-app.kubernetes.io/name: {{ include "pathcast.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "pathcast.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* The pods of the gateway, and not that of `helm test`. */}}
@@ -29,13 +29,13 @@ app.kubernetes.io/component: gateway
 {{- define "pathcast.labels" -}}
 {{ include "pathcast.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- end -}}
 
 {{- define "pathcast.metadata" -}}
-name: {{ include "pathcast.fullname" . }}
-namespace: {{ .Release.Namespace }}
+name: {{ include "pathcast.fullname" . | quote }}
+namespace: {{ .Release.Namespace | quote }}
 labels:
   {{- include "pathcast.labels" . | nindent 2 }}
 {{- end -}}
@@ -61,10 +61,10 @@ labels:
 {{/* Where the URL of Redis is: empty with the memory broker. */}}
 {{- define "pathcast.brokerSecret" -}}
 {{- if .Values.broker.secret.name -}}
-name: {{ .Values.broker.secret.name }}
-key: {{ .Values.broker.secret.key }}
+name: {{ .Values.broker.secret.name | quote }}
+key: {{ .Values.broker.secret.key | quote }}
 {{- else if .Values.broker.url -}}
-name: {{ include "pathcast.fullname" . }}-broker
+name: {{ printf "%s-broker" (include "pathcast.fullname" .) | quote }}
 key: url
 {{- end -}}
 {{- end -}}
@@ -78,10 +78,10 @@ key: url
 {{- define "pathcast.metricsSecret" -}}
 {{- with .Values.metrics.secret -}}
 {{- if .name -}}
-name: {{ .name }}
-key: {{ .key }}
+name: {{ .name | quote }}
+key: {{ .key | quote }}
 {{- else -}}
-name: {{ include "pathcast.madeSecret" $ }}
+name: {{ include "pathcast.madeSecret" $ | quote }}
 key: metrics
 {{- end -}}
 {{- end -}}
