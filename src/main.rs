@@ -38,7 +38,7 @@ fn main() -> ExitCode {
                     Form::Toml => config::check(&source)?.to_toml(),
                     Form::Json => config::check(&source)?.to_json(),
                     Form::Ready => {
-                        ready::ask(config::load(&source)?.api.listen).map_err(anyhow::Error::msg)?
+                        ready::ask(config::api_listen(&source)?).map_err(anyhow::Error::msg)?
                     }
                 })
             };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
+use support::backend::{Backend, status};
 use support::client::{Heard, Request, ask};
 use support::gateway::{DOORS, Gateway};
 use support::wait::{eventually, within};
@@ -244,6 +245,9 @@ async fn a_health_command_asks_the_gateway_of_its_settings() {
 
     let said = check_ready(&settings);
     assert_eq!((said.status.code(), &*text(&said.stdout)), (Some(0), "ready\n"), "{said:?}");
+    // Settings that the gateway would not take: it runs on with those before them.
+    let said = check_ready(&format!("{settings}heart_beat = \"10s\"\n"));
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
     gateway.signal(Signal::TERM);
     eventually("a pod that is not ready", async || {
         let said = check_ready(&settings);
@@ -286,4 +290,38 @@ async fn a_health_command_has_an_end_whatever_it_meets() {
         assert!(told.contains(expected), "{told}");
     };
     tokio::join!(meets(b"", "no answer in time"), meets(&[b'x'; 100], "no answer in time"),);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_still_asked_about_when_the_window_begins_is_not_let_in() {
+    let backend = Backend::start().await;
+    let (go, gone) = tokio::sync::watch::channel(false);
+    backend.answer(move |asked| {
+        let (mut gone, is_connect) = (gone.clone(), asked.kind() == "connect");
+        async move {
+            if is_connect {
+                let _ = gone.wait_for(|gone| *gone).await;
+            }
+            status(204)
+        }
+    });
+    let url = backend.url();
+    let asking = format!("[[path]]\npath = \"/asked\"\nbackend = {{ webhook = \"{url}\" }}\n");
+    let gateway = Gateway::start(&(draining("off", "1m") + &asking)).await;
+    let _open = join_all((0..10).map(|_| gateway.open("/ws"))).await;
+    let clients = gateway.clients;
+    let asked = tokio::spawn(async move { ask(clients, &Request::upgrade("/asked")).await });
+    backend.wait("connect", 1).await;
+    gateway.signal(Signal::TERM);
+    let says = "closing the sessions";
+    eventually(says, async || gateway.log().contains(says).then_some(())).await;
+    go.send_replace(true);
+    let answer = within("an answer", asked).await.expect("nothing panics");
+    let Err(answer) = answer else { panic!("it was let in") };
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    let end = backend.wait("disconnect", 1).await[0].json();
+    assert_eq!(end["code"], 1006, "no frame: {end}");
+    assert_eq!(gateway.counted("pathcast_handshakes_total{result=\"accepted\"}").await, 10);
+    assert_eq!(gateway.counted("pathcast_sessions_opened_total{path=\"/asked\"}").await, 0);
 }

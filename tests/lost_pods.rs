@@ -229,6 +229,32 @@ async fn a_claimed_pod_that_is_to_leave_does_not_begin_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_claimed_while_it_leaves_closes_its_sessions_at_once_and_goes() {
+    let server = Redis::start();
+    let url = server.url();
+    let drain = "[drain]\nsettle = \"1m\"\nwindow = \"1m\"\ntimeout = \"1m\"";
+    let settings = format!("{drain}\n[broker]\nurl = \"{url}\"\n{SETTINGS}");
+    let mut stopped = Gateway::start(&settings).await;
+    stopped.ready().await;
+    let _survivor = start(&server).await;
+    let (mut clients, _) = crowd(&server, &stopped, "/ws", 3).await;
+    stopped.signal(Signal::TERM);
+    eventually("a pod that leaves", async || stopped.log().contains("leaving").then_some(())).await;
+    stopped.signal(Signal::STOP);
+    for client in &mut clients {
+        client.writer.text("unheard of").await;
+    }
+    ends(&server, 3).await;
+    stopped.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.closing().await.close_code(), Some(1012));
+    }
+    assert_eq!(stopped.exit().await.code(), Some(0));
+    assert!(stopped.log().contains("taken for dead"), "{}", stopped.log());
+    assert_eq!(of_kind(&streamed(&server), "message"), Vec::<Fields>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_stood_still_and_was_not_claimed_goes_on() {
     let server = Redis::start();
     let alone = start(&server).await;

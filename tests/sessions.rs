@@ -313,3 +313,19 @@ async fn paths_are_listed_with_who_is_there() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn how_even_the_shards_are_is_as_of_now() {
+    let gateway = start().await;
+    let imbalance = async || gateway.counted("pathcast_shard_imbalance").await;
+    let mut clients = vec![gateway.open("/ws").await];
+    assert_eq!(imbalance().await, 1);
+    clients.extend([gateway.open("/ws").await, gateway.open("/ws").await]);
+    let listed = walk(&gateway, "").await;
+    assert_eq!(listed.len(), 3);
+    for session in &listed {
+        delete(&gateway, session["id"].as_str().expect("an id"), "").await;
+    }
+    drop(clients);
+    eventually("three empty shards", async || (imbalance().await == 0).then_some(())).await;
+}

@@ -66,6 +66,7 @@ async fn readyz(extract::State(state): extract::State<State>) -> Response {
 }
 
 async fn metrics(extract::State(state): extract::State<State>) -> Response {
+    state.relay.note_balance();
     let mut response = state.metrics.encode().into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     response

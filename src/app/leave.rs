@@ -1,5 +1,5 @@
 //! Leaving in good order, on a signal: settle, close, flush; and without a word, once others have taken the pod
-//! for dead.
+//! for dead. That may happen to a pod that leaves, too: then it closes what is left, and goes.
 //!
 //! While it *settles* the pod works as ever but says that it is not ready, and gives its upstreams
 //! back: whoever sends clients here learns it within seconds, not at once. Then its sessions are
@@ -57,6 +57,18 @@ impl App {
                 }
             }
         };
+        // Their ends are told, so nothing holds its sessions here, and nothing of them may be told.
+        let heed_claim = async {
+            self.lifecycle.claimed().cancelled().await;
+            tracing::error!(
+                sessions = self.hub.occupied(),
+                "this pod was away for longer than its lease and taken for dead while it left: its \
+                 sessions end now"
+            );
+            self.ears.mute();
+            hurry.cancel();
+            std::future::pending::<Infallible>().await
+        };
         let leave = async {
             self.leave_by_phases(&hurry).await;
             self.hub.stop();
@@ -64,6 +76,7 @@ impl App {
         };
         tokio::select! {
             () = leave => return,
+            never = heed_claim => match never {},
             never = self.tell_progress() => match never {},
             () = insist => {}
         }
@@ -90,9 +103,10 @@ impl App {
         }
         self.close_all();
 
-        // The last events of upstreams are told, too.
-        let holds_any = || self.relay.upstreams().are_in_use();
-        self.finish(|| self.hub.occupied() > 0 || holds_any() || self.has_untold()).await;
+        // The last events of upstreams are told, too; by a pod that may tell any.
+        let owes_any = || self.relay.upstreams().are_in_use() || self.has_untold();
+        let is_claimed = || self.lifecycle.claimed().is_cancelled();
+        self.finish(|| self.hub.occupied() > 0 || (owes_any() && !is_claimed())).await;
         tracing::info!(seconds = begun.elapsed().as_secs_f64(), "left");
     }
 

@@ -22,6 +22,7 @@ mod variables;
 mod webhooks;
 mod wire;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,9 @@ use crate::upstream;
 
 /// The largest file that is taken for settings; more than that is a mistake, or a device.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The variable of `api.listen`.
+const API_LISTEN: &str = "PATHCAST__API__LISTEN";
 
 /// The settings without a file: the memory broker and one open path.
 const NO_FILE: &str = "[[path]]\npath = \"/ws\"\n";
@@ -129,6 +133,27 @@ pub fn load(source: &Source) -> Result<Settings, Error> {
         Some(path) => understand(&path.display().to_string(), &file(path)?, source),
         None => understand("settings", NO_FILE, source),
     }
+}
+
+/// Where the gateway of these settings has its API. As long as that can be read, nothing else in them
+/// is judged: a gateway that runs goes on with what it had before they were changed for the worse.
+pub fn api_listen(source: &Source) -> Result<SocketAddr, Error> {
+    let refused = match load(source) {
+        Ok(settings) => return Ok(settings.api.listen),
+        Err(refused) => refused,
+    };
+    let of_file = || {
+        let Some(path) = &source.path else { return Some(Wire::default().api.listen) };
+        let values: toml::Table = toml::from_str(&file(path).ok()?).ok()?;
+        match values.get("api").and_then(|api| api.get("listen")) {
+            Some(listen) => listen.as_str().map(str::to_owned),
+            None => Some(Wire::default().api.listen),
+        }
+    };
+    let mut env = source.env.iter();
+    let variable = env.find(|(name, _)| name.eq_ignore_ascii_case(API_LISTEN));
+    let listen = variable.map(|(_, value)| value.clone()).or_else(of_file);
+    listen.and_then(|listen| listen.parse().ok()).ok_or(refused)
 }
 
 /// The settings of a text, which errors call by this name.

@@ -290,7 +290,7 @@ impl Gateway {
             Unattached::TooManyPaths => {
                 Refusal::Unavailable("there are too many paths of this kind; try again")
             }
-            Unattached::Leaving => Refusal::Unavailable("this server is leaving; try again"),
+            Unattached::Leaving => LEAVING,
             Unattached::Broker => {
                 Refusal::Unavailable("this server cannot reach its broker; try again")
             }
@@ -303,6 +303,10 @@ impl Gateway {
             &offered,
         );
         introduced.await.map_err(turned_away)?;
+        // A backend takes its time, and meanwhile the sessions may have begun to be closed.
+        if self.relay.is_draining() {
+            return Err(LEAVING);
+        }
         let (response, upgrade) = upgrade(&mut request)
             .map_err(|_| Refusal::Malformed("the handshake cannot be answered"))?;
         let mut response = response.map(|_| Full::default());
@@ -318,6 +322,8 @@ impl Gateway {
         Ok((response, Session { upgrade, attachment, greeting, span: Span::default() }))
     }
 }
+
+const LEAVING: Refusal = Refusal::Unavailable("this server is leaving; try again");
 
 /// A session whose 101 is on its way.
 struct Session {
@@ -335,7 +341,7 @@ fn turned_away(turned: Turned) -> Refusal {
             retry_after: retry_after.and_then(|text| HeaderValue::from_str(&text).ok()),
         },
         Turned::Unanswered => Refusal::Unanswered,
-        Turned::Ended => Refusal::Unavailable("this server is leaving; try again"),
+        Turned::Ended => LEAVING,
     }
 }
 

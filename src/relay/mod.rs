@@ -339,11 +339,11 @@ impl Relay {
                 self.broker.settle(&id);
             }
             self.broker.unsubscribe(&path);
-            self.note_balance();
         }
     }
 
-    fn note_balance(&self) {
+    /// Measures what changes with every session, for whoever asks now.
+    pub fn note_balance(&self) {
         let imbalance = i64::try_from(self.hub.imbalance()).unwrap_or(i64::MAX);
         self.metrics.shard_imbalance.set(imbalance);
     }
