@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::backend::{Backend, series, status};
+use support::backend::{Backend, series};
 use support::client::Client;
 use support::gateway::Gateway;
 use support::redis::Redis;
@@ -51,16 +51,7 @@ async fn what_was_read_at_once_waits_unread_when_its_webhook_takes_no_more() {
          backend = {{ webhook = \"{url}\" }}\n"
     ))
     .await;
-    let (go, gone) = tokio::sync::watch::channel(false);
-    backend.answer(move |asked| {
-        let (mut gone, is_message) = (gone.clone(), asked.kind() == "message");
-        async move {
-            if is_message {
-                let _ = gone.wait_for(|gone| *gone).await;
-            }
-            status(204)
-        }
-    });
+    let go = backend.hold(|asked| asked.kind() == "message");
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..CLIENTS {
         let mut client = gateway.open("/ws").await;
@@ -174,16 +165,7 @@ async fn each_backend_of_a_path_gets_every_event_once_and_each_holds_for_itself(
     let group = |command: &[&str]| server.command(command);
     let key = "pathcast:in:/both:0";
     group(&["XGROUP", "CREATE", key, "group", "0", "MKSTREAM"]);
-    let (go, gone) = tokio::sync::watch::channel(false);
-    backend.answer(move |asked| {
-        let (mut gone, is_message) = (gone.clone(), asked.kind() == "message");
-        async move {
-            if is_message {
-                let _ = gone.wait_for(|gone| *gone).await;
-            }
-            status(204)
-        }
-    });
+    let go = backend.hold(|asked| asked.kind() == "message");
     let mut client = gateway.open("/both").await;
     let mut other = gateway.open("/ws").await;
     client.writer.raw(&burst(0, MESSAGES)).await;

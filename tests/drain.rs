@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
-use support::backend::{Backend, status};
+use support::backend::Backend;
 use support::client::{Heard, Request, ask};
 use support::gateway::{DOORS, Gateway};
 use support::wait::{eventually, within};
@@ -295,16 +295,7 @@ async fn a_health_command_has_an_end_whatever_it_meets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_still_asked_about_when_the_window_begins_is_not_let_in() {
     let backend = Backend::start().await;
-    let (go, gone) = tokio::sync::watch::channel(false);
-    backend.answer(move |asked| {
-        let (mut gone, is_connect) = (gone.clone(), asked.kind() == "connect");
-        async move {
-            if is_connect {
-                let _ = gone.wait_for(|gone| *gone).await;
-            }
-            status(204)
-        }
-    });
+    let go = backend.hold(|asked| asked.kind() == "connect");
     let url = backend.url();
     let asking = format!("[[path]]\npath = \"/asked\"\nbackend = {{ webhook = \"{url}\" }}\n");
     let gateway = Gateway::start(&(draining("off", "1m") + &asking)).await;

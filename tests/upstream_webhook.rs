@@ -153,14 +153,7 @@ async fn a_backend_that_hangs_stops_the_reading_and_everything_arrives_afterward
     let gateway =
         start(&remote, &backend, "heartbeat = \"200ms\"\n[webhook]\ntimeout = \"1h\"\n").await;
     let before = gateway.rss_bytes();
-    let (go, gone) = tokio::sync::watch::channel(false);
-    backend.answer(move |_| {
-        let mut gone = gone.clone();
-        async move {
-            let _ = gone.wait_for(|gone| *gone).await;
-            status(204)
-        }
-    });
+    let go = backend.hold(|_| true);
     let payload = "x".repeat(100_000);
     for number in 0..MESSAGES {
         remote.say(format!("{number} {payload}"));
@@ -295,14 +288,7 @@ async fn a_pod_whose_lease_has_lapsed_posts_nothing_of_an_upstream_until_it_is_r
     let gateway = Gateway::start(&config).await;
     backend.wait("connect", 1).await;
     let mut client = gateway.open("/ws/heard").await;
-    let (go, gone) = tokio::sync::watch::channel(false);
-    backend.answer(move |_| {
-        let mut gone = gone.clone();
-        async move {
-            let _ = gone.wait_for(|gone| *gone).await;
-            status(204)
-        }
-    });
+    let go = backend.hold(|_| true);
     for number in 0..5 {
         remote.say(number.to_string());
     }

@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use rustix::process::Signal;
 use support::backend::{Asked, Backend, answer, logged, start, status};
 use support::client::{self, Heard, Request};
 use support::gateway::Gateway;
 use support::wait::eventually;
-use tokio::sync::Notify;
 
 async fn refused(gateway: &Gateway, request: &Request) -> client::Answer {
     client::ask(gateway.clients, request).await.err().expect("a refusal")
@@ -250,17 +247,8 @@ fn a_limit_for_connects_that_handshakes_do_not_last_is_refused() {
 
 #[tokio::test]
 async fn a_client_that_may_come_in_when_its_pod_has_closed_the_others_is_sent_elsewhere() {
-    let (backend, gate) = (Backend::start().await, Arc::new(Notify::new()));
-    let opened = gate.clone();
-    backend.answer(move |asked| {
-        let opened = opened.clone();
-        async move {
-            if asked.kind() == "connect" {
-                opened.notified().await;
-            }
-            status(204)
-        }
-    });
+    let backend = Backend::start().await;
+    let go = backend.hold(|asked| asked.kind() == "connect");
     let timeouts =
         "[limits]\nclose_timeout = \"100ms\"\n[drain]\nsettle = \"off\"\nwindow = \"off\"";
     let mut gateway = start(&backend, timeouts, "").await;
@@ -272,7 +260,7 @@ async fn a_client_that_may_come_in_when_its_pod_has_closed_the_others_is_sent_el
     // The time to answer a close frame is over: of another, and of that client's, had it got one.
     assert_eq!(other.reader.next().await.close_code(), Some(1012));
     assert_eq!(other.reader.next().await, Heard::End);
-    gate.notify_one();
+    go.send_replace(true);
     let Err(late) = late.await.expect("nothing panics") else { panic!("it was let in") };
     assert_eq!((late.status, late.header("retry-after").is_some()), (503, true));
     backend.wait("disconnect", 1).await;

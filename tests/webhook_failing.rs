@@ -236,14 +236,7 @@ backend = {{ webhook = "{}" }}
     .await;
     const MESSAGES: usize = 400;
     let mut slow = gateway.open("/ws/slow").await;
-    let (go, gone) = tokio::sync::watch::channel(false);
-    hanging.answer(move |_| {
-        let mut gone = gone.clone();
-        async move {
-            let _ = gone.wait_for(|gone| *gone).await;
-            status(204)
-        }
-    });
+    let go = hanging.hold(|_| true);
     healthy.say(|asked| answer(200, "text/plain", asked.body.clone()));
     for number in 0..MESSAGES {
         slow.writer.text(&number.to_string()).await;

@@ -143,8 +143,10 @@ pub fn api_listen(source: &Source) -> Result<SocketAddr, Error> {
         Err(refused) => refused,
     };
     let of_file = || {
-        let Some(path) = &source.path else { return Some(Wire::default().api.listen) };
-        let values: toml::Table = toml::from_str(&file(path).ok()?).ok()?;
+        let values: toml::Table = match &source.path {
+            Some(path) => toml::from_str(&file(path).ok()?).ok()?,
+            None => toml::Table::new(),
+        };
         match values.get("api").and_then(|api| api.get("listen")) {
             Some(listen) => listen.as_str().map(str::to_owned),
             None => Some(Wire::default().api.listen),

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::gateway::Gateway;
@@ -95,6 +96,24 @@ impl Backend {
     /// Everything that does not wait for anything.
     pub fn say(&self, answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) {
         self.answer(move |asked| std::future::ready(answer(&asked)));
+    }
+
+    /// From now on answers those that are meant with 204 once it is sent `true`, all others at once.
+    pub fn hold(
+        &self,
+        is_meant: impl Fn(&Asked) -> bool + Send + Sync + 'static,
+    ) -> watch::Sender<bool> {
+        let (go, gone) = watch::channel(false);
+        self.answer(move |asked| {
+            let (mut gone, is_meant) = (gone.clone(), is_meant(&asked));
+            async move {
+                if is_meant {
+                    let _ = gone.wait_for(|gone| *gone).await;
+                }
+                status(204)
+            }
+        });
+        go
     }
 
     /// Answers nothing, ever.
